@@ -1,0 +1,52 @@
+/**
+ * Where everything lives. `DATA_DIR` is the source of truth; sockets and FIFOs live in a short run directory, since a
+ * socket's path holds at most 107 bytes (unix(7), sun_path).
+ */
+import { createHash } from "node:crypto"
+import * as path from "node:path"
+import * as Context from "effect/Context"
+import { digestHex, type Digest, type ImageId, type InstanceId, type VolumeId } from "../domain/Ids.ts"
+
+/** unix(7): sun_path has 108 bytes with the closing NUL. */
+export const socketPathMaxBytes = 107
+
+/** `runRoot` holds one directory per DATA_DIR, so that several services can share a host. */
+export const layout = (dataDir: string, runRoot = "/run/chd") => {
+  const root = path.resolve(dataDir)
+  const run = path.join(runRoot, createHash("sha256").update(root).digest("hex").slice(0, 8))
+  const instance = (id: InstanceId) => path.join(root, "instances", id)
+  return {
+    root,
+    run,
+    service: path.join(root, "service.json"),
+    events: path.join(root, "events"),
+    system: path.join(root, "system"),
+    kernel: path.join(root, "system", "vmlinuz"),
+    initrd: path.join(root, "system", "initrd"),
+    instances: path.join(root, "instances"),
+    images: path.join(root, "images"),
+    blobs: path.join(root, "blobs", "sha256"),
+    layers: path.join(root, "layers"),
+    temporary: path.join(root, "tmp"),
+    volumes: path.join(root, "volumes"),
+    layer: (diffId: Digest) => path.join(root, "layers", `${digestHex(diffId)}.squashfs`),
+    image: (id: ImageId) => path.join(root, "images", `${id}.json`),
+    volume: (id: VolumeId) => path.join(root, "volumes", id),
+    instance: (id: InstanceId) => ({
+      directory: instance(id),
+      record: path.join(instance(id), "instance.json"),
+      journal: path.join(instance(id), "journal.ndjson"),
+      overlay: path.join(instance(id), "overlay.raw"),
+      config: path.join(instance(id), "config.raw"),
+      console: path.join(instance(id), "console"),
+      vmm: path.join(instance(id), "vmm"),
+      snapshots: path.join(instance(id), "snapshot"),
+      run: path.join(run, id)
+    })
+  }
+}
+
+export type Layout = ReturnType<typeof layout>
+export type InstancePaths = ReturnType<Layout["instance"]>
+
+export class Paths extends Context.Service<Paths, Layout>()("dataplane/host/Paths") {}
