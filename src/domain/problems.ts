@@ -6,6 +6,7 @@
 import * as Schema from "effect/Schema"
 import * as HttpApiError from "effect/http-api/HttpApiError"
 import { ImageId, InstanceId, VolumeId } from "./Ids.ts"
+import { HealthCheck } from "./Health.ts"
 import { InstanceState, Transition, Verb } from "./Instance.ts"
 
 /** The base of every problem type: a stable URI, not necessarily one that resolves. */
@@ -16,6 +17,47 @@ const detail = Schema.String
 export class InvalidRequest extends HttpApiError.Problem<InvalidRequest>()(
   "InvalidRequest",
   { type: type("invalid-request"), status: 400, title: "The request is not valid" },
+  {
+    detail,
+    /** One entry for each value that was refused; the first segment is params, query, headers or payload. */
+    errors: Schema.optionalKey(
+      Schema.Array(
+        Schema.Struct({
+          path: Schema.Array(Schema.Union([Schema.String, Schema.Int])),
+          message: Schema.String
+        })
+      )
+    )
+  }
+) {}
+
+export class Unauthorized extends HttpApiError.Problem<Unauthorized>()(
+  "Unauthorized",
+  { type: type("unauthorized"), status: 401, title: "A valid token is needed" },
+  { detail }
+) {}
+
+export class Forbidden extends HttpApiError.Problem<Forbidden>()(
+  "Forbidden",
+  { type: type("forbidden"), status: 403, title: "Not allowed" },
+  { detail }
+) {}
+
+export class RouteNotFound extends HttpApiError.Problem<RouteNotFound>()(
+  "RouteNotFound",
+  { type: type("route-not-found"), status: 404, title: "No such route" },
+  { detail }
+) {}
+
+export class MethodNotAllowed extends HttpApiError.Problem<MethodNotAllowed>()(
+  "MethodNotAllowed",
+  { type: type("method-not-allowed"), status: 405, title: "The route does not take this method" },
+  { detail, allowed: Schema.Array(Schema.String) }
+) {}
+
+export class RequestTimeout extends HttpApiError.Problem<RequestTimeout>()(
+  "RequestTimeout",
+  { type: type("request-timeout"), status: 408, title: "The request did not arrive in time" },
   { detail }
 ) {}
 
@@ -106,6 +148,12 @@ export class PayloadTooLarge extends HttpApiError.Problem<PayloadTooLarge>()(
   { detail }
 ) {}
 
+export class UnsupportedMediaType extends HttpApiError.Problem<UnsupportedMediaType>()(
+  "UnsupportedMediaType",
+  { type: type("unsupported-media-type"), status: 415, title: "The body has the wrong content type" },
+  { detail, supported: Schema.Array(Schema.String) }
+) {}
+
 /** Well formed, but impossible: a reference that cannot be parsed, a value out of this host's reach. */
 export class Unprocessable extends HttpApiError.Problem<Unprocessable>()(
   "Unprocessable",
@@ -135,5 +183,19 @@ export class HostUnfit extends HttpApiError.Problem<HostUnfit>()(
 export class Busy extends HttpApiError.Problem<Busy>()(
   "Busy",
   { type: type("busy"), status: 503, title: "Busy or draining" },
+  { detail }
+) {}
+
+/** GET /health where the host cannot run VMs: `checks` says what is missing. */
+export class Unhealthy extends HttpApiError.Problem<Unhealthy>()(
+  "Unhealthy",
+  { type: type("unhealthy"), status: 503, title: "The host cannot run VMs" },
+  { detail, checks: Schema.Array(HealthCheck) }
+) {}
+
+/** A defect; its cause is in the log only. */
+export class InternalError extends HttpApiError.Problem<InternalError>()(
+  "InternalError",
+  { type: type("internal-error"), status: 500, title: "The dataplane failed" },
   { detail }
 ) {}

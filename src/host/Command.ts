@@ -2,6 +2,7 @@
  * Host tools, run through execa: arguments as arrays, never a shell, output bounded, time bounded, ended when the fiber
  * that asked for them is interrupted.
  */
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
 import { type Options, type ResultPromise, execa, ExecaError } from "execa"
@@ -12,6 +13,14 @@ const commandTimeoutMs = 30_000
 const outputMaxBytes = 8 * 1024 * 1024
 const stderrKeptBytes = 2_000
 const killAfterMs = 2_000
+
+/**
+ * What stands before every command: nothing, or `ip netns exec NAME`, so that a test can put all of them into a network
+ * namespace that it made while its own process stays outside.
+ */
+export const CommandPrefix = Context.Reference<ReadonlyArray<string>>("dataplane/host/CommandPrefix", {
+  defaultValue: () => []
+})
 
 export interface CommandOptions {
   /** Written to standard input, which is closed after it. */
@@ -44,23 +53,35 @@ export const commandFault = (command: string, args: ReadonlyArray<string>, cause
   })
 }
 
+const prefixed = (
+  prefix: ReadonlyArray<string>,
+  command: string,
+  args: ReadonlyArray<string>
+): readonly [string, ReadonlyArray<string>] => {
+  const [file, ...before] = prefix
+  return file === undefined ? [command, args] : [file, [...before, command, ...args]]
+}
+
 /**
  * Runs a tool to its end and gives what it printed on standard output. Fails with CommandFault when it is missing, exits
  * with another code than 0, prints more than 8 MiB or exceeds its bound (30 s unless told).
  */
 export const run = (command: string, args: ReadonlyArray<string>, options: CommandOptions = {}) =>
-  Effect.tryPromise({
-    try: (signal) =>
-      execa(command, args, {
-        ...baseOptions,
-        timeout: options.timeoutMs ?? commandTimeoutMs,
-        maxBuffer: outputMaxBytes,
-        cancelSignal: signal,
-        ...(options.input === undefined ? { stdin: "ignore" as const } : { input: options.input }),
-        ...(options.env === undefined ? {} : { env: options.env }),
-        ...(options.cwd === undefined ? {} : { cwd: options.cwd })
-      }),
-    catch: (cause) => commandFault(command, args, cause)
+  Effect.flatMap(CommandPrefix, (prefix) => {
+    const [file, rest] = prefixed(prefix, command, args)
+    return Effect.tryPromise({
+      try: (signal) =>
+        execa(file, rest, {
+          ...baseOptions,
+          timeout: options.timeoutMs ?? commandTimeoutMs,
+          maxBuffer: outputMaxBytes,
+          cancelSignal: signal,
+          ...(options.input === undefined ? { stdin: "ignore" as const } : { input: options.input }),
+          ...(options.env === undefined ? {} : { env: options.env }),
+          ...(options.cwd === undefined ? {} : { cwd: options.cwd })
+        }),
+      catch: (cause) => commandFault(command, args, cause)
+    })
   }).pipe(Effect.map((result) => result.stdout))
 
 export type Child = ResultPromise<{
@@ -77,8 +98,9 @@ export type Child = ResultPromise<{
  */
 export const spawnPiped = (command: string, args: ReadonlyArray<string>) =>
   Effect.acquireRelease(
-    Effect.sync((): Child =>
-      execa(command, args, {
+    Effect.map(CommandPrefix, (prefix): Child => {
+      const [file, rest] = prefixed(prefix, command, args)
+      return execa(file, rest, {
         ...baseOptions,
         buffer: false,
         stdin: "pipe",
@@ -86,7 +108,7 @@ export const spawnPiped = (command: string, args: ReadonlyArray<string>) =>
         stderr: "pipe",
         reject: true
       })
-    ),
+    }),
     (child) =>
       Effect.promise(() => {
         const { exitCode, signalCode } = child.nodeChildProcess

@@ -32,6 +32,8 @@ export interface FileStat {
   /** Bytes that the file system really holds for it. */
   readonly allocated: number
   readonly isDirectory: boolean
+  /** Time of the last write, nanoseconds since the epoch. */
+  readonly modifiedNs: bigint
 }
 
 const syncDirectory = async (directory: string): Promise<void> => {
@@ -43,11 +45,22 @@ const syncDirectory = async (directory: string): Promise<void> => {
   }
 }
 
+/** Zeros at the end of a content, from this many on, become a hole instead of blocks. */
+const holeMinBytes = 64 * 1024
+
+/** Where the zeros at the end begin. */
+const contentEnd = (content: Uint8Array): number => {
+  const end = content.findLastIndex((byte) => byte !== 0) + 1
+  return content.length - end < holeMinBytes ? content.length : end
+}
+
 const writeDurable = async (target: string, content: string | Uint8Array): Promise<void> => {
   const temporary = `${target}.tmp-${process.pid}`
   const handle = await fs.open(temporary, "w", fileMode)
   try {
-    await handle.writeFile(content)
+    const bytes = typeof content === "string" ? Buffer.from(content) : content
+    await handle.writeFile(bytes.subarray(0, contentEnd(bytes)))
+    await handle.truncate(bytes.length)
     await handle.sync()
   } finally {
     await handle.close()
@@ -60,6 +73,16 @@ const appendDurable = async (target: string, content: string): Promise<void> => 
   const handle = await fs.open(target, "a", fileMode)
   try {
     await handle.writeFile(content)
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+const overwrite = async (target: string, offset: number, bytes: Uint8Array): Promise<void> => {
+  const handle = await fs.open(target, "r+")
+  try {
+    await handle.write(bytes, 0, bytes.length, offset)
     await handle.sync()
   } finally {
     await handle.close()
@@ -89,9 +112,18 @@ const live = {
   /** Replaces a file whole and durably: readers see the old or the new content, also after a power cut. */
   write: (target: string, content: string | Uint8Array) =>
     attempt("write", target, () => writeDurable(target, content)),
+  /**
+   * Overwrites a range of a file that is there, and syncs: the same file, for whoever holds it open. Not atomic; `write`
+   * is, and is to be preferred.
+   */
+  overwrite: (target: string, offset: number, bytes: Uint8Array) =>
+    attempt("overwrite", target, () => overwrite(target, offset, bytes)),
   /** Appends and syncs. */
   append: (target: string, content: string) =>
     attempt("append", target, () => appendDurable(target, content)),
+  /** Appends without a sync: for text that a power cut may take. */
+  note: (target: string, content: string) =>
+    attempt("append", target, () => fs.appendFile(target, content, { mode: fileMode })),
   /** The whole content, or none where there is no such file. */
   read: (target: string) => orNone(attempt("read", target, () => fs.readFile(target))),
   readText: (target: string) => orNone(attempt("read", target, () => fs.readFile(target, "utf8"))),
@@ -101,12 +133,13 @@ const live = {
       Effect.map(Option.match({ onNone: (): Array<string> => [], onSome: (names) => names.toSorted() }))
     ),
   stat: (target: string) =>
-    orNone(attempt("stat", target, () => fs.stat(target))).pipe(
+    orNone(attempt("stat", target, () => fs.stat(target, { bigint: true }))).pipe(
       Effect.map(
         Option.map((it): FileStat => ({
-          size: it.size,
-          allocated: it.blocks * 512,
-          isDirectory: it.isDirectory()
+          size: Number(it.size),
+          allocated: Number(it.blocks) * 512,
+          isDirectory: it.isDirectory(),
+          modifiedNs: it.mtimeNs
         }))
       )
     ),

@@ -35,7 +35,8 @@ export const layout = (dataDir: string, runRoot = "/run/chd") => {
     instance: (id: InstanceId) => ({
       directory: instance(id),
       record: path.join(instance(id), "instance.json"),
-      journal: path.join(instance(id), "journal.ndjson"),
+      /** What the dataplane did with the instance, one JSON object a line. */
+      journal: path.join(instance(id), "dataplane"),
       overlay: path.join(instance(id), "overlay.raw"),
       config: path.join(instance(id), "config.raw"),
       console: path.join(instance(id), "console"),

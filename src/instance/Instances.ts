@@ -19,6 +19,7 @@ import type {
   Unprocessable,
   VerbCancelled,
   VerbFailed,
+  VolumeNotFound,
   WaitTimeout
 } from "../domain/problems.ts"
 
@@ -47,6 +48,7 @@ export type CreateProblem =
   | InsufficientMemory
   | NoAddressLeft
   | Unprocessable
+  | VolumeNotFound
   | HostUnfit
   | VerbCancelled
   | VerbFailed

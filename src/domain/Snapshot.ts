@@ -1,0 +1,39 @@
+/**
+ * The manifest of a snapshot: what it holds and what it needs. It is written last, after everything that it names is
+ * durable, and the directory takes its final name after that: a snapshot is complete or it is not there.
+ */
+import * as Schema from "effect/Schema"
+import { Digest, Timestamp } from "./Ids.ts"
+import { VmmKind } from "./Instance.ts"
+import { Lease } from "./Network.ts"
+
+const Sha256 = Schema.String.check(Schema.isPattern(/^[0-9a-f]{64}$/u))
+
+/** A file of the snapshot itself. */
+export const SnapshotFile = Schema.Struct({ name: Schema.String, bytes: Schema.Int, sha256: Sha256 })
+
+/** A disk that must be just as the guest left it: its content is not in the snapshot. */
+export const SnapshotDisk = Schema.Struct({
+  serial: Schema.String,
+  bytes: Schema.Int,
+  /** Time of the last write, in nanoseconds since the epoch, as text: a write after the snapshot shows. */
+  modified_ns: Schema.String
+})
+export type SnapshotDisk = typeof SnapshotDisk.Type
+
+export const SnapshotManifest = Schema.Struct({
+  version: Schema.Literal(1),
+  number: Schema.Int,
+  created_at: Timestamp,
+  paused: Schema.Boolean,
+  vmm: Schema.Struct({ kind: VmmKind, version: Schema.String, fingerprint: Schema.String }),
+  memory_mb: Schema.Int,
+  image_digest: Digest,
+  layers: Schema.Array(Digest),
+  kernel_sha256: Sha256,
+  initrd_sha256: Sha256,
+  lease: Schema.NullOr(Lease),
+  files: Schema.Array(SnapshotFile),
+  disks: Schema.Array(SnapshotDisk)
+}).annotate({ identifier: "SnapshotManifest" })
+export type SnapshotManifest = typeof SnapshotManifest.Type

@@ -1,0 +1,243 @@
+/**
+ * One instance: one fiber, one mailbox, one writer of the record.
+ *
+ *   take one input ──► decide ──► persist ──► show the view, answer who waits ──► begin the state's work
+ *        ▲                                                                              │
+ *        └────────────────────────── result, with the epoch of the work ◄───────────────┘
+ *
+ * The work runs in a fiber of its own, so the mailbox is never behind it; a new state interrupts the old state's work
+ * and waits for its clean-up before its own begins. The VMM belongs to the state, not to this fiber: when the actor's
+ * scope closes, wires are cut and work is interrupted, and the VMM runs on.
+ */
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import { timestamp } from "../domain/Ids.ts"
+import type { Instance } from "../domain/Instance.ts"
+import { Paths } from "../host/Paths.ts"
+import { Network } from "../network/Network.ts"
+import { logEvent } from "../telemetry/LogEvent.ts"
+import { Vmm } from "../vmm/Vmm.ts"
+import { begin, type Cell, persist, publish, rewire, type WorkServices } from "./Cell.ts"
+import { allowed, decide } from "./decide.ts"
+import { transitionOf } from "./decide/step.ts"
+import { Journal } from "./Journal.ts"
+import type { Command, Decision, Event, Probe, Settlement } from "./Lifecycle.ts"
+import { verbOf } from "./Lifecycle.ts"
+import * as Mailbox from "./Mailbox.ts"
+import { outwardState, project } from "./project.ts"
+import { evolve, mustBeDurable, type Record } from "./Record.ts"
+import type { Reply } from "./Reply.ts"
+import { Store } from "./Store.ts"
+import { makeWaiters, type Waiter } from "./Waiters.ts"
+
+/** Between two tries to write a record that could not be written. */
+const saveRetryMs = 1_000
+const notRecorded =
+  "The change cannot be recorded: the host's disk does not take it. Make room and try again."
+
+type Accepted = Extract<Decision, { readonly _tag: "Accepted" }>
+
+export interface Actor {
+  readonly record: () => Record
+  readonly view: () => Instance
+  /** Answers when the verb's end state is reached and durable, or with why not. Interrupting it cancels nothing. */
+  readonly send: (command: Command) => Effect.Effect<Reply>
+  /** Waits for the end of the instance's creation. */
+  readonly created: Effect.Effect<Reply>
+  /** The loop; ends when the instance is gone. */
+  readonly run: Effect.Effect<void>
+}
+
+/** Tells the log and the instance's own journal what a transition was. */
+const tell = Effect.fnUntraced(function* (cell: Cell, before: Record, at: string) {
+  const journal = yield* Journal
+  const { spec, generation, exit, lifecycle } = cell.record
+  const [from, to] = [before.lifecycle.state._tag, lifecycle.state._tag]
+  if (from === to) return
+  const verb = transitionOf(lifecycle.state)
+  const fields = { instance_id: spec.id, generation, from, to, ...(verb === null ? {} : { verb }) }
+  yield* logEvent("instance.transition", `${spec.id}: ${from} to ${to}`, fields)
+  const entry = { time: timestamp(Date.parse(at)), generation, from, to }
+  yield* journal.tell(spec.id, { ...entry, event: "instance.transition", message: `${from} to ${to}` })
+  if (exit === null || exit === before.exit) return
+  const reason = exit.message ?? exit.reason
+  const result = exit.code ?? exit.signal ?? null
+  yield* logEvent("instance.exit", `${spec.id}: ${exit.reason}`, { ...fields, reason, exit: result })
+  yield* journal.tell(spec.id, { ...entry, event: "instance.exit", message: exit.reason, reason })
+})
+
+/** A settlement is told only of what is durable; what is not is told to be so. */
+const settle = (cell: Cell, settlement: Settlement) =>
+  cell.waiters.settle(
+    settlement.outcome === "reached" && !cell.saved
+      ? { verb: settlement.verb, outcome: "failed", failure: { step: "record", reason: notRecorded } }
+      : settlement
+  )
+
+const saveLater = (cell: Cell) =>
+  Effect.forkIn(
+    Effect.sleep(saveRetryMs).pipe(Effect.andThen(Effect.sync(() => cell.mailbox.offer({ _tag: "Save" })))),
+    cell.scope
+  )
+
+/** Makes the decided change: record, view, answers, wires, work. */
+const accept = Effect.fnUntraced(function* (cell: Cell, decision: Accepted, event: Event | null) {
+  const now = timestamp(yield* Clock.currentTimeMillis)
+  const before = cell.record
+  const vmm = yield* Vmm
+  const evolved = evolve(before, decision.next, now)
+  const next = event?._tag === "Spawned" ? { ...evolved, vmm_version: vmm.version } : evolved
+  const exit = yield* Effect.exit(persist(cell, next))
+  if (Exit.isFailure(exit)) {
+    yield* logEvent("defect", `${before.spec.id}: the record cannot be written`, {
+      instance_id: before.spec.id,
+      reason: Cause.pretty(exit.cause)
+    })
+    if (mustBeDurable(next.lifecycle.state)) return false
+    cell.saved = false
+    yield* saveLater(cell)
+  }
+  cell.record = next
+  yield* rewire(cell)
+  yield* publish(cell)
+  yield* tell(cell, before, now)
+  yield* Effect.forEach(decision.settle, (it) => settle(cell, it), { discard: true })
+  yield* begin(cell)
+  return true
+})
+
+/** The same event as a failure, for a change that must be durable and cannot be made so. */
+const asFailure = (event: Event, at: string): Event | null =>
+  event._tag === "Done" || event._tag === "Spawned"
+    ? {
+        _tag: "Failed",
+        epoch: event.epoch,
+        failure: { step: "record", reason: notRecorded },
+        untouched: false,
+        exit: { reason: "boot-failed", message: notRecorded, at: timestamp(Date.parse(at)) }
+      }
+    : null
+
+const onEvent = Effect.fnUntraced(function* (cell: Cell, event: Event) {
+  const decision = decide(cell.record.lifecycle, event)
+  if (decision._tag !== "Accepted") return
+  if (yield* accept(cell, decision, event)) return
+  const failure = asFailure(event, timestamp(yield* Clock.currentTimeMillis))
+  if (failure === null) return
+  const fallback = decide(cell.record.lifecycle, failure)
+  if (fallback._tag === "Accepted") yield* accept(cell, fallback, failure)
+})
+
+const denial = (cell: Cell, reason: string): Effect.Effect<Reply> =>
+  Effect.map(Clock.currentTimeMillis, (now) => ({
+    _tag: "Denied",
+    reason,
+    state: outwardState(cell.record.lifecycle.state),
+    transition: transitionOf(cell.record.lifecycle.state),
+    allowed: allowed(cell.record.lifecycle, timestamp(now))
+  }))
+
+const onCommand = Effect.fnUntraced(function* (cell: Cell, command: Command, reply: Waiter) {
+  const decision = decide(cell.record.lifecycle, command)
+  switch (decision._tag) {
+    case "Ignored":
+      return yield* Deferred.succeed(reply, { _tag: "Reached" })
+    case "Joined":
+      return cell.waiters.add(decision.until, reply)
+    case "Denied":
+      return yield* Deferred.succeed(reply, yield* denial(cell, decision.reason))
+    case "Accepted": {
+      cell.waiters.add(verbOf(command), reply)
+      if (!(yield* accept(cell, decision, null)))
+        yield* Deferred.succeed(reply, { _tag: "Busy", reason: notRecorded })
+    }
+  }
+})
+
+const handle = (cell: Cell, mail: Mailbox.Mail) => {
+  switch (mail._tag) {
+    case "Command":
+      return onCommand(cell, mail.command, mail.reply)
+    case "Event":
+      return onEvent(cell, mail.event)
+    case "Ready":
+      cell.ready = mail.ready
+      return publish(cell)
+    case "Save":
+      return cell.saved ? Effect.void : persist(cell, cell.record).pipe(Effect.catch(() => saveLater(cell)))
+  }
+}
+
+/** The loop ended: nobody is left waiting. */
+const farewell = Effect.fnUntraced(function* (cell: Cell) {
+  const reply: Reply =
+    cell.record.lifecycle.state._tag === "Gone"
+      ? { _tag: "Gone" }
+      : { _tag: "Busy", reason: "The service was interrupted; ask for the instance's state and try again." }
+  yield* cell.waiters.settleAll(reply)
+  for (const mail of yield* cell.mailbox.drain)
+    if (mail._tag === "Command") yield* Deferred.succeed(mail.reply, reply)
+})
+
+/** From a record: a new one, or one that a restart found, with the probe of what is there. */
+const open = (cell: Cell, probe: Probe | null) =>
+  Effect.gen(function* () {
+    if (probe !== null) {
+      const decision = decide(cell.record.lifecycle, { _tag: "Observed", probe })
+      if (decision._tag === "Accepted" && (yield* accept(cell, decision, { _tag: "Observed", probe }))) return
+    }
+    yield* rewire(cell)
+    yield* begin(cell)
+  })
+
+export const make = Effect.fnUntraced(function* (
+  initial: Record,
+  probe: Probe | null,
+  published: (view: Instance, from: Instance) => Effect.Effect<void>
+) {
+  const network = yield* Network
+  const services = yield* Effect.context<WorkServices | Journal | Vmm>()
+  const cell: Cell = {
+    store: yield* Store,
+    subnet: network.subnet,
+    paths: (yield* Paths).instance(initial.spec.id),
+    services,
+    scope: yield* Effect.scope,
+    mailbox: yield* Mailbox.make,
+    waiters: makeWaiters(),
+    published,
+    record: initial,
+    view: project(initial, { ready: false, memoryMb: null }, network.subnet),
+    ready: false,
+    wire: null,
+    working: null,
+    saved: true
+  }
+  const created = yield* Deferred.make<Reply>()
+  cell.waiters.add("create", created)
+
+  const loop = Effect.gen(function* () {
+    while (cell.record.lifecycle.state._tag !== "Gone") yield* handle(cell, yield* cell.mailbox.take)
+  })
+  const send = Effect.fnUntraced(function* (command: Command) {
+    const reply = yield* Deferred.make<Reply>()
+    if (cell.record.lifecycle.state._tag === "Gone") return { _tag: "Gone" } satisfies Reply
+    if (!cell.mailbox.offer({ _tag: "Command", command, reply }))
+      return { _tag: "Busy", reason: "Too many verbs wait for this instance; try again." } satisfies Reply
+    return yield* Deferred.await(reply)
+  })
+  return {
+    record: () => cell.record,
+    view: () => cell.view,
+    send,
+    created: Deferred.await(created),
+    run: open(cell, probe).pipe(
+      Effect.andThen(loop),
+      Effect.ensuring(Effect.suspend(() => farewell(cell))),
+      Effect.provideContext(services)
+    )
+  } satisfies Actor
+})

@@ -1,0 +1,184 @@
+/**
+ * The service's wires to one live VMM: the control session, the agent channel, the watch on its death. An actor has one
+ * Wire for the VMM that its state owns, and closes it when the state owns another or none. Closing never touches the VMM.
+ *
+ *   attach ──► session ──► events ──► GuestEnded
+ *      └─ exit watch ─────────────► GuestEnded (vmm-died)
+ *   connect ──► agent hello ──► (after a restore: clock and entropy) ──► ready ──► closed ──► connect again
+ */
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import { timestamp } from "../domain/Ids.ts"
+import type { InstanceExit } from "../domain/Instance.ts"
+import type { ProcessExit } from "../domain/Process.ts"
+import { Agent, type AgentSession } from "../guest/Agent.ts"
+import { type GuestReport } from "../guest/GuestConfig.ts"
+import { readReport } from "../guest/configDisk.ts"
+import { Vmm, type VmmEvent, VmmFault, VmmProcesses, type VmmRef, type VmmSession } from "../vmm/Vmm.ts"
+
+/** Between two tries to reach a VMM or an agent; the guest needs seconds to boot under software emulation. */
+const reconnectDelayMs = 250
+/** Tries to attach before the session counts as lost: 250 ms apart, so about 5 s. */
+const attachAttempts = 20
+
+export interface Wire {
+  readonly ref: VmmRef
+  readonly session: Effect.Effect<VmmSession, VmmFault>
+  /** The agent's channel while it is up. */
+  readonly agent: () => Option.Option<AgentSession>
+  /** Ends when the guest is off or the VMM is dead. */
+  readonly guestOff: Effect.Effect<void>
+  readonly close: Effect.Effect<void>
+}
+
+export interface WireEvents {
+  readonly guestEnded: (exit: InstanceExit) => void
+  readonly ready: (ready: boolean) => void
+}
+
+/** POSIX signal numbers (signal(7), x86 and ARM) of the signals that end processes in practice. */
+const signalNames: Readonly<Record<number, string>> = {
+  1: "SIGHUP",
+  2: "SIGINT",
+  3: "SIGQUIT",
+  4: "SIGILL",
+  6: "SIGABRT",
+  7: "SIGBUS",
+  8: "SIGFPE",
+  9: "SIGKILL",
+  11: "SIGSEGV",
+  13: "SIGPIPE",
+  14: "SIGALRM",
+  15: "SIGTERM"
+}
+
+/** How a guest ended, from what the VMM saw and what init left on the config disk. */
+export const exitFrom = (
+  event: VmmEvent | { readonly _tag: "VmmExited"; readonly exit: ProcessExit },
+  report: Option.Option<GuestReport>,
+  epochMs: number
+): InstanceExit => {
+  const at = timestamp(epochMs)
+  if (event._tag === "GuestPanicked")
+    return { reason: "guest-panic", message: "The guest's kernel panicked; its console says why.", at }
+  if (Option.isSome(report)) {
+    const said = report.value
+    switch (said.kind) {
+      case "exited":
+        return { reason: "exited", code: said.code, at }
+      case "signaled":
+        return { reason: "exited", signal: signalNames[said.signal] ?? `signal ${said.signal}`, at }
+      case "failed":
+        return { reason: "boot-failed", message: said.message, at }
+      case "stopped":
+        return { reason: "guest-poweroff", at }
+    }
+  }
+  if (event._tag === "VmmExited") {
+    const { code, signal } = event.exit
+    return {
+      reason: "vmm-died",
+      ...(code === null ? {} : { code }),
+      ...(signal === null ? {} : { signal }),
+      message: "The VMM process ended without being asked to.",
+      at
+    }
+  }
+  return { reason: event.cause === "reset" ? "guest-reset" : "guest-poweroff", at }
+}
+
+const isVmmFault = (cause: unknown): cause is VmmFault => cause instanceof VmmFault
+
+/**
+ * Connects to a VMM; the scope cuts the wires, as `close` does. `restored`: the guest ran before, maybe slept, so `ready`
+ * waits until its clock and entropy are right.
+ */
+export const connect = Effect.fnUntraced(function* (
+  ref: VmmRef,
+  configDisk: string,
+  restored: boolean,
+  events: WireEvents
+) {
+  const vmm = yield* Vmm
+  const processes = yield* VmmProcesses
+  const agents = yield* Agent
+  const scope = yield* Scope.fork(yield* Effect.scope)
+  const session = yield* Deferred.make<VmmSession, VmmFault>()
+  const off = yield* Deferred.make<void>()
+  let channel: Option.Option<AgentSession> = Option.none()
+
+  const report = (event: Parameters<typeof exitFrom>[0]) =>
+    Effect.gen(function* () {
+      const said = yield* readReport(configDisk).pipe(Effect.orElseSucceed(() => Option.none<GuestReport>()))
+      const now = yield* Clock.currentTimeMillis
+      yield* Deferred.succeed(off, undefined)
+      events.guestEnded(exitFrom(event, said, now))
+    })
+
+  const watchExit = processes.exit(ref).pipe(Effect.flatMap((exit) => report({ _tag: "VmmExited", exit })))
+
+  /** A guest that went off while nobody listened sends no event any more. */
+  const reportIfOff = Effect.fnUntraced(function* (control: VmmSession) {
+    const status = yield* control.status
+    if (status._tag === "Off") yield* report({ _tag: "GuestOff", cause: "poweroff" })
+    if (status._tag === "Panicked") yield* report({ _tag: "GuestPanicked" })
+  })
+
+  const watchSession = vmm.attach(ref).pipe(
+    Effect.retry({ schedule: Schedule.spaced(reconnectDelayMs), times: attachAttempts }),
+    Effect.tap((it) => Deferred.succeed(session, it)),
+    Effect.flatMap((it) =>
+      Effect.all([Stream.runForEach(it.events, report), restored ? reportIfOff(it) : Effect.void], {
+        concurrency: 2,
+        discard: true
+      })
+    ),
+    Effect.tapCause((cause) => {
+      const fault = Cause.squash(cause)
+      return Deferred.fail(
+        session,
+        isVmmFault(fault)
+          ? fault
+          : new VmmFault({ operation: "attach", reason: "the VMM does not answer", cause: fault })
+      )
+    }),
+    Scope.provide(scope),
+    Effect.ignore
+  )
+
+  /** One life of the channel: hello, wake-up where it is due, ready, until it closes. */
+  const watchAgent = Effect.gen(function* () {
+    const { agent: endpoint } = yield* Deferred.await(session)
+    let asleep = restored
+    const once = Effect.scoped(
+      Effect.gen(function* () {
+        const agent = yield* agents.connect(endpoint)
+        yield* agent.ready
+        if (asleep) yield* agent.awaken
+        asleep = false
+        channel = Option.some(agent)
+        events.ready(true)
+        yield* agent.closed
+      }).pipe(Effect.ensuring(Effect.sync(() => void (channel = Option.none()))))
+    )
+    yield* once.pipe(Effect.ignore, Effect.repeat(Schedule.spaced(reconnectDelayMs)))
+  }).pipe(Effect.ignore)
+
+  yield* Effect.forEach([watchExit, watchSession, watchAgent], (it) => Effect.forkIn(it, scope), {
+    discard: true
+  })
+  return {
+    ref,
+    session: Deferred.await(session),
+    agent: () => channel,
+    guestOff: Deferred.await(off),
+    close: Scope.close(scope, Exit.void)
+  } satisfies Wire
+})

@@ -1,0 +1,72 @@
+/** From an actor's reply to what a client gets: nothing, or the problem that says why not. Pure. */
+import * as Effect from "effect/Effect"
+import type { InstanceId } from "../domain/Ids.ts"
+import type { Transition, Verb } from "../domain/Instance.ts"
+import { Busy, InstanceNotFound, InvalidState, VerbCancelled, VerbFailed } from "../domain/problems.ts"
+import type { Failure } from "./Lifecycle.ts"
+import type { Reply } from "./Reply.ts"
+
+export const notFound = (id: InstanceId): InstanceNotFound =>
+  new InstanceNotFound({ detail: `There is no instance '${id}'.`, instance_id: id })
+
+export const verbFailed = (id: InstanceId, verb: Transition, failure: Failure): VerbFailed =>
+  new VerbFailed({
+    detail: `${verb} of '${id}' failed at the step '${failure.step}': ${failure.reason}`,
+    instance_id: id,
+    verb,
+    step: failure.step
+  })
+
+const verbCancelled = (id: InstanceId, verb: Transition, by: Verb): VerbCancelled =>
+  new VerbCancelled({ detail: `${verb} of '${id}' was cancelled by ${by}.`, instance_id: id, verb, by })
+
+/** The reply to a create; only its own client asks. */
+export const createAnswer = (
+  id: InstanceId,
+  reply: Reply
+): Effect.Effect<void, VerbFailed | VerbCancelled | Busy> => {
+  switch (reply._tag) {
+    case "Reached":
+      return Effect.void
+    case "Failed":
+      return Effect.fail(verbFailed(id, "create", reply.failure))
+    case "Cancelled":
+      return Effect.fail(verbCancelled(id, reply.verb, reply.by))
+    case "Gone":
+      return Effect.fail(verbCancelled(id, "create", "delete"))
+    case "Denied":
+    case "Busy":
+      return Effect.fail(new Busy({ detail: reply.reason }))
+  }
+}
+
+/** The reply to a verb. */
+export const verbAnswer = (
+  id: InstanceId,
+  verb: Verb,
+  reply: Reply
+): Effect.Effect<void, InstanceNotFound | InvalidState | VerbFailed | VerbCancelled | Busy> => {
+  switch (reply._tag) {
+    case "Reached":
+      return Effect.void
+    case "Denied":
+      return Effect.fail(
+        new InvalidState({
+          detail: reply.reason,
+          instance_id: id,
+          state: reply.state,
+          transition: reply.transition,
+          verb,
+          allowed: reply.allowed
+        })
+      )
+    case "Failed":
+      return Effect.fail(verbFailed(id, verb, reply.failure))
+    case "Cancelled":
+      return Effect.fail(verbCancelled(id, reply.verb, reply.by))
+    case "Gone":
+      return verb === "delete" ? Effect.void : Effect.fail(notFound(id))
+    case "Busy":
+      return Effect.fail(new Busy({ detail: reply.reason }))
+  }
+}

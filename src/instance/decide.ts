@@ -1,0 +1,47 @@
+/**
+ * The rules: what an input does to an instance. Total and pure: no clock, no randomness, no I/O; times and identities
+ * arrive inside the input. Three answers: accepted with the next state (whose work is `Lifecycle.work`), ignored or
+ * joined, denied with a sentence. The table of all edges is committed in test/instance.
+ */
+import type { Timestamp } from "../domain/Ids.ts"
+import type { Verb } from "../domain/Instance.ts"
+import type { Command, Decision, Input, Lifecycle } from "./Lifecycle.ts"
+import { verbOf } from "./Lifecycle.ts"
+import { onCommand } from "./decide/command.ts"
+import { onDone, onFailed, onGuestEnded, onSpawned } from "./decide/event.ts"
+import { onObserved } from "./decide/observe.ts"
+import { ignored } from "./decide/step.ts"
+
+export const decide = (lifecycle: Lifecycle, input: Input): Decision => {
+  switch (input._tag) {
+    case "Done":
+      return input.epoch === lifecycle.epoch ? onDone(lifecycle) : ignored
+    case "Spawned":
+      return input.epoch === lifecycle.epoch ? onSpawned(lifecycle, input) : ignored
+    case "Failed":
+      return input.epoch === lifecycle.epoch ? onFailed(lifecycle, input) : ignored
+    case "GuestEnded":
+      return onGuestEnded(lifecycle, input)
+    case "Observed":
+      return onObserved(lifecycle, input.probe)
+    default:
+      return onCommand(lifecycle, input)
+  }
+}
+
+const commands = (at: Timestamp): ReadonlyArray<Command> => [
+  { _tag: "Start" },
+  { _tag: "Pause" },
+  { _tag: "Resume" },
+  { _tag: "Shutdown", at },
+  { _tag: "Stop", discardSnapshot: false, at },
+  { _tag: "Standby" },
+  { _tag: "Restore", resume: true },
+  { _tag: "Delete" }
+]
+
+/** The verbs that would not be denied now. `at` only fills in the inputs; it decides nothing. */
+export const allowed = (lifecycle: Lifecycle, at: Timestamp): ReadonlyArray<Verb> =>
+  commands(at)
+    .filter((command) => decide(lifecycle, command)._tag !== "Denied")
+    .map(verbOf)

@@ -1,0 +1,172 @@
+/** What results of work, and the guest's own end, do in each state. */
+import type { Decision, Event, Lifecycle, StateOf } from "../Lifecycle.ts"
+import { vmmOf } from "../Lifecycle.ts"
+import {
+  afterExit,
+  end,
+  enter,
+  failed,
+  ignored,
+  launchFailed,
+  reached,
+  transitionOf,
+  unasked
+} from "./step.ts"
+
+type EventOf<Tag extends Event["_tag"]> = Extract<Event, { readonly _tag: Tag }>
+
+export const onDone = (lifecycle: Lifecycle): Decision => {
+  const { state } = lifecycle
+  switch (state._tag) {
+    case "Booting":
+      return enter(lifecycle, { _tag: "Running", vmm: state.vmm }, [reached(state.verb)])
+    case "Pausing":
+      return enter(lifecycle, { _tag: "Paused", vmm: state.vmm }, [reached("pause")])
+    case "Resuming":
+      return enter(lifecycle, { _tag: "Running", vmm: state.vmm }, [reached("resume")])
+    case "PoweringOff":
+      return enter(lifecycle, { _tag: "Shutdown", vmm: state.vmm }, [reached("shutdown")])
+    case "Quieting":
+      return end(lifecycle, { _tag: "Stopped", verb: "stop", exit: state.exit, failure: null })
+    case "Snapshotting":
+      return end(lifecycle, { _tag: "Standby", snapshot: state.snapshot, restoreNext: false })
+    case "Unfreezing":
+      return enter(lifecycle, { _tag: state.snapshot.paused ? "Paused" : "Running", vmm: state.vmm }, [
+        ...(state.failure === null ? [] : [failed("standby", state.failure)]),
+        reached("restore")
+      ])
+    case "Reviving":
+      return enter(lifecycle, { _tag: state.resume ? "Running" : "Paused", vmm: state.vmm }, [
+        reached("restore")
+      ])
+    case "Ending":
+      return onEnded(lifecycle, state)
+    case "Waiting":
+      return enter(lifecycle, { _tag: "Launching", verb: "restart", boot: true })
+    default:
+      return ignored
+  }
+}
+
+const onEnded = (lifecycle: Lifecycle, { destination }: StateOf<"Ending">): Decision => {
+  switch (destination._tag) {
+    case "Stopped": {
+      const { verb, failure } = destination
+      const own =
+        verb === null || verb === "stop" ? [] : [failure === null ? reached(verb) : failed(verb, failure)]
+      return enter(lifecycle, { _tag: "Stopped" }, [...own, reached("stop")], { attempt: 0 })
+    }
+    case "Waiting":
+      return enter(lifecycle, { _tag: "Waiting" })
+    case "Standby":
+      return destination.restoreNext
+        ? enter(lifecycle, { _tag: "Loading", snapshot: destination.snapshot, resume: true })
+        : enter(lifecycle, { _tag: "Standby", snapshot: destination.snapshot }, [reached("standby")])
+    case "BackToStandby":
+      return enter(lifecycle, { _tag: "Standby", snapshot: destination.snapshot }, [
+        ...(destination.failure === null ? [] : [failed("restore", destination.failure)]),
+        ...(destination.by === "stop" ? [failed("stop", restoreCancelled)] : [])
+      ])
+    case "Gone":
+      return enter(lifecycle, { _tag: "Gone" }, [
+        ...(destination.failure === null ? [] : [failed("create", destination.failure)]),
+        reached("delete")
+      ])
+  }
+}
+
+const restoreCancelled = {
+  step: "stop",
+  reason:
+    "The restore was cancelled and the guest is frozen in its snapshot again; give the snapshot up with discard_snapshot=true."
+}
+
+export const onSpawned = (lifecycle: Lifecycle, { vmm }: EventOf<"Spawned">): Decision => {
+  const { state } = lifecycle
+  switch (state._tag) {
+    case "Launching":
+      return state.boot
+        ? enter(lifecycle, { _tag: "Booting", verb: state.verb, vmm })
+        : enter(lifecycle, { _tag: "Created", vmm }, [reached(state.verb)])
+    case "Loading":
+      return enter(lifecycle, { _tag: "Reviving", vmm, resume: state.resume })
+    default:
+      return ignored
+  }
+}
+
+export const onFailed = (lifecycle: Lifecycle, { failure, untouched, exit }: EventOf<"Failed">): Decision => {
+  const { state } = lifecycle
+  switch (state._tag) {
+    case "Launching":
+    case "Booting":
+      return launchFailed(lifecycle, state.verb, failure, exit)
+    case "Pausing":
+      return enter(lifecycle, { _tag: "Resuming", vmm: state.vmm }, [failed("pause", failure)])
+    case "Resuming":
+      return enter(lifecycle, { _tag: "Paused", vmm: state.vmm }, [failed("resume", failure)])
+    case "PoweringOff":
+      return end(lifecycle, { _tag: "Stopped", verb: "shutdown", exit: state.exit, failure })
+    case "Quieting":
+      return end(lifecycle, { _tag: "Stopped", verb: "stop", exit: state.exit, failure: null })
+    case "Snapshotting":
+      return enter(lifecycle, {
+        _tag: "Unfreezing",
+        vmm: state.vmm,
+        snapshot: state.snapshot,
+        failure,
+        by: null
+      })
+    case "Unfreezing":
+      return enter(lifecycle, { _tag: "Paused", vmm: state.vmm }, [
+        failed("standby", state.failure ?? failure),
+        failed("restore", failure)
+      ])
+    case "Loading":
+      return untouched
+        ? enter(lifecycle, { _tag: "Standby", snapshot: state.snapshot }, [failed("restore", failure)])
+        : end(lifecycle, { _tag: "BackToStandby", snapshot: state.snapshot, failure, by: null })
+    case "Reviving":
+      return enter(lifecycle, { _tag: "Paused", vmm: state.vmm }, [failed("restore", failure)])
+    case "Ending":
+      // The TAP, the lease and the record stay until the VMM is proven dead: try again, however long it takes.
+      return enter(lifecycle, { ...state, attempt: state.attempt + 1 })
+    case "Waiting":
+      return onDone(lifecycle)
+    default:
+      return ignored
+  }
+}
+
+export const onGuestEnded = (
+  lifecycle: Lifecycle,
+  { vmm, exit, healthy }: Pick<EventOf<"GuestEnded">, "vmm" | "exit" | "healthy">
+): Decision => {
+  const { state } = lifecycle
+  const own = vmmOf(state)
+  if (own === null || own.pid !== vmm.pid || own.start_time !== vmm.start_time) return ignored
+  const busy = transitionOf(state)
+  switch (state._tag) {
+    case "Created":
+    case "Shutdown":
+      // A guest that is off already can be reported off once more, late; only its VMM's death is news.
+      return exit.reason === "vmm-died"
+        ? end(lifecycle, { _tag: "Stopped", verb: null, exit, failure: null })
+        : ignored
+    case "Booting":
+      return launchFailed(lifecycle, state.verb, unasked(exit), exit)
+    case "PoweringOff":
+      return exit.reason === "vmm-died"
+        ? end(lifecycle, { _tag: "Stopped", verb: "shutdown", exit, failure: unasked(exit) })
+        : onDone(lifecycle)
+    case "Quieting":
+      return onDone(lifecycle)
+    case "Unfreezing":
+      return afterExit(lifecycle, exit, healthy, [
+        failed("standby", state.failure ?? unasked(exit)),
+        failed("restore", unasked(exit))
+      ])
+    default:
+      return afterExit(lifecycle, exit, healthy, busy === null ? [] : [failed(busy, unasked(exit))])
+  }
+}

@@ -1,0 +1,118 @@
+/**
+ * From nothing to a VMM with a configured VM, and from there to a running guest.
+ *
+ *   overlay, config disk │ TAP   (side by side)  ──►  VMM  ──►  boot
+ *
+ * Each step leaves what is already right alone, so that the same launch can be done again after a crash.
+ */
+import * as Effect from "effect/Effect"
+import type { BootImage } from "../../domain/Image.ts"
+import { step } from "../../host/Boundary.ts"
+import { run } from "../../host/Command.ts"
+import { Files } from "../../host/Files.ts"
+import { Settings } from "../../host/Settings.ts"
+import { nextRun } from "../../guest/Console.ts"
+import { clearReport, writeConfig } from "../../guest/configDisk.ts"
+import { guestCmdline } from "../../guest/kernel.ts"
+import { Images } from "../../image/Images.ts"
+import { Network } from "../../network/Network.ts"
+import { type VmConfig, Vmm } from "../../vmm/Vmm.ts"
+import type { Record } from "../Record.ts"
+import { guestConfig } from "./guestConfig.ts"
+import { inStep, session, type Subject } from "./subject.ts"
+
+const mebibyte = 1024 * 1024
+
+/** The image that the instance was created from, whatever its tag means by now. */
+export const bootImage = Effect.fnUntraced(function* (record: Record) {
+  const images = yield* Images
+  return yield* images
+    .pinned(record.spec.image, record.spec.image_digest)
+    .pipe(inStep("image", "The image that the instance was created from is gone."))
+})
+
+/** A writable ext4 of the wanted size, made once; what the guest wrote stays until delete. Bounded by mkfs's own time. */
+const makeOverlay = Effect.fnUntraced(function* (path: string, megabytes: number) {
+  const files = yield* Files
+  if (yield* files.exists(path)) return
+  const temporary = `${path}.tmp`
+  yield* files.remove(temporary)
+  yield* files.createSparse(temporary, megabytes * mebibyte)
+  // Lazy tables: an empty file system of 10 GiB then costs 4 MiB and 10 ms; the guest's kernel fills them in.
+  const options = ["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"]
+  yield* run("mkfs.ext4", [...options, temporary])
+  yield* files.rename(temporary, path)
+})
+
+/** All that the VMM needs to know; the console and log files are this run's own. */
+export const vmConfig = Effect.fnUntraced(function* (subject: Subject, image: BootImage) {
+  const settings = yield* Settings
+  const { record, paths } = subject
+  const consoleRun = yield* nextRun(paths.console)
+  const logRun = yield* nextRun(paths.vmm)
+  const config: VmConfig = {
+    id: record.spec.id,
+    vcpus: record.spec.vcpus,
+    memoryMb: record.spec.memory_mb,
+    memoryMaxMb: record.spec.memory_max_mb,
+    kernel: settings.kernelPath,
+    initrd: settings.initrdPath,
+    cmdline: guestCmdline,
+    disks: [
+      { serial: "config", path: paths.config, readonly: false },
+      { serial: "overlay", path: paths.overlay, readonly: false },
+      ...image.layers.map((layer, index) => ({ serial: `layer-${index}`, path: layer.path, readonly: true }))
+    ],
+    nic: record.lease === null ? null : { tap: record.lease.tap, mac: record.lease.mac },
+    consolePath: consoleRun.path,
+    logPath: logRun.path,
+    runDirectory: paths.run
+  }
+  return config
+})
+
+const makeDisks = Effect.fnUntraced(function* (subject: Subject, image: BootImage) {
+  const { spec } = subject.record
+  yield* makeOverlay(subject.paths.overlay, spec.overlay_mb).pipe(
+    inStep("overlay", "The writable disk could not be made; is the host's disk full?"),
+    step("overlay")
+  )
+  const { subnet } = yield* Network
+  yield* writeConfig(subject.paths.config, guestConfig(subject.record, image, subnet)).pipe(
+    inStep("config", "The guest's configuration could not be written."),
+    step("config")
+  )
+})
+
+export const attachTap = Effect.fnUntraced(function* (record: Record) {
+  const network = yield* Network
+  if (record.lease === null) return
+  yield* network
+    .attach(record.spec.id, record.lease)
+    .pipe(inStep("tap", "The TAP device could not be made."), step("tap"))
+})
+
+/** Launch: ends with the identity of a VMM whose guest has not started. */
+export const launch = Effect.fnUntraced(function* (subject: Subject) {
+  const vmm = yield* Vmm
+  const files = yield* Files
+  const image = yield* bootImage(subject.record)
+  yield* Effect.all([makeDisks(subject, image), attachTap(subject.record)], { concurrency: 2, discard: true })
+  const config = yield* vmConfig(subject, image).pipe(
+    inStep("files", "The instance's files could not be made.")
+  )
+  yield* files
+    .makeDirectory(config.runDirectory)
+    .pipe(inStep("files", "The instance's run directory could not be made."))
+  return yield* vmm.spawn(config).pipe(inStep("spawn", "The VMM could not be started."), step("spawn"))
+})
+
+/** Boot: from a VMM that stands before its guest's first instruction, or whose guest went off. */
+export const boot = Effect.fnUntraced(function* (subject: Subject) {
+  const control = yield* session(subject).pipe(inStep("attach", "The VMM does not answer."))
+  // A report of the run before would be taken for this one's.
+  yield* clearReport(subject.paths.config).pipe(
+    inStep("config", "The guest's configuration could not be written.")
+  )
+  yield* control.boot.pipe(inStep("boot", "The guest could not be started."), step("boot"))
+})

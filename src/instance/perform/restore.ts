@@ -1,0 +1,86 @@
+/**
+ * Out of standby: first the proof that all that the snapshot needs is there and the same, with nothing touched; then the
+ * TAP and a VMM with the guest standing in it; then, once the record owns that VMM, the guest goes on.
+ */
+import * as path from "node:path"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import type { SnapshotManifest } from "../../domain/Snapshot.ts"
+import { step } from "../../host/Boundary.ts"
+import { Files } from "../../host/Files.ts"
+import { sha256 } from "../../host/Checksum.ts"
+import { Vmm } from "../../vmm/Vmm.ts"
+import type { SnapshotRef } from "../Lifecycle.ts"
+import { attachTap } from "./launch.ts"
+import { dependencies, readManifest, snapshotDirectory } from "./snapshot.ts"
+import { inStep, session, type Subject, workFailed } from "./subject.ts"
+
+type Dependencies = Effect.Success<ReturnType<typeof dependencies>>
+
+const same = (left: unknown, right: unknown): boolean => JSON.stringify(left) === JSON.stringify(right)
+
+/** The first thing that differs between what the snapshot needs and what is there, as a sentence; null where all agree. */
+export const mismatch = (manifest: SnapshotManifest, now: Omit<Dependencies, "config">): string | null => {
+  if (manifest.vmm.kind !== now.vmm.kind)
+    return `The snapshot was taken with ${manifest.vmm.kind}, this service runs ${now.vmm.kind}.`
+  if (manifest.vmm.version !== now.vmm.version)
+    return `The snapshot needs ${manifest.vmm.kind} ${manifest.vmm.version}; ${now.vmm.version} is installed.`
+  if (manifest.vmm.fingerprint !== now.vmm.fingerprint)
+    return "The snapshot was taken with another machine layout, CPU or accelerator than this host gives."
+  if (manifest.image_digest !== now.image_digest || !same(manifest.layers, now.layers))
+    return "The image's layers are not the ones that the guest was running on."
+  if (manifest.kernel_sha256 !== now.kernel_sha256) return "The guest kernel was replaced since the snapshot."
+  if (manifest.initrd_sha256 !== now.initrd_sha256) return "The guest initrd was replaced since the snapshot."
+  if (!same(manifest.lease, now.lease)) return "The instance's address is not the one that the guest has."
+  const changed = manifest.disks.find((disk) => !now.disks.some((it) => same(it, disk)))
+  if (changed !== undefined) return `The disk '${changed.serial}' was changed or is gone since the snapshot.`
+  return null
+}
+
+const checkFiles = Effect.fnUntraced(function* (directory: string, manifest: SnapshotManifest) {
+  const files = yield* Files
+  for (const file of manifest.files) {
+    const stat = yield* files.stat(path.join(directory, file.name))
+    if (Option.isNone(stat) || stat.value.size !== file.bytes) return false
+    if ((yield* sha256(path.join(directory, file.name))) !== file.sha256) return false
+  }
+  return true
+})
+
+/** Whether the snapshot can be restored here and now; reads only. Fails with the reason where it cannot. */
+export const check = Effect.fnUntraced(function* (subject: Subject, ref: SnapshotRef) {
+  const unreadable = (cause: unknown) => workFailed("check", "The snapshot cannot be read.", cause, true)
+  const manifest = yield* readManifest(subject.paths, ref.number).pipe(Effect.mapError(unreadable))
+  if (Option.isNone(manifest))
+    return yield* workFailed("check", "The snapshot is not complete.", undefined, true)
+  const now = yield* dependencies(subject).pipe(
+    Effect.mapError((cause) => workFailed("check", "What the snapshot needs is not all there.", cause, true))
+  )
+  const reason = mismatch(manifest.value, now)
+  if (reason !== null) return yield* workFailed("check", reason, undefined, true)
+  const whole = yield* checkFiles(snapshotDirectory(subject.paths, ref.number), manifest.value).pipe(
+    Effect.mapError(unreadable)
+  )
+  if (!whole) return yield* workFailed("check", "The snapshot's files are damaged.", undefined, true)
+  return now.config
+})
+
+/** Load: ends with the identity of a VMM in which the guest stands paused where it was. */
+export const load = Effect.fnUntraced(function* (subject: Subject, ref: SnapshotRef) {
+  const vmm = yield* Vmm
+  const files = yield* Files
+  const config = yield* check(subject, ref).pipe(step("check"))
+  yield* attachTap(subject.record)
+  yield* files
+    .makeDirectory(config.runDirectory)
+    .pipe(inStep("files", "The instance's run directory could not be made."))
+  return yield* vmm
+    .spawnRestoring(config, snapshotDirectory(subject.paths, ref.number))
+    .pipe(inStep("spawn", "The VMM could not load the snapshot."), step("spawn"))
+})
+
+/** Revive: the guest goes on, or stays paused. Its clock and entropy are set by its agent before it counts as ready. */
+export const revive = Effect.fnUntraced(function* (subject: Subject, resume: boolean) {
+  const control = yield* session(subject).pipe(inStep("attach", "The VMM does not answer."))
+  if (resume) yield* control.resume.pipe(inStep("resume", "The guest could not be resumed."), step("resume"))
+})

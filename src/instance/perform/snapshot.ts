@@ -1,0 +1,167 @@
+/**
+ * Into standby: the guest paused, its memory and devices on disk, the manifest last, then the final name.
+ *
+ *   pause ──► <n>.tmp/ ──► memory, devices ──► checksums ──► manifest ──► fsync ──► rename <n>.tmp → <n>
+ *
+ * The VMM is not touched here beyond the pause: it dies only after the record says that the snapshot is complete. An
+ * earlier snapshot stays until then.
+ */
+import * as path from "node:path"
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
+import { timestamp } from "../../domain/Ids.ts"
+import { type SnapshotDisk, SnapshotManifest } from "../../domain/Snapshot.ts"
+import { step } from "../../host/Boundary.ts"
+import { sha256, sha256Remembered } from "../../host/Checksum.ts"
+import { Files } from "../../host/Files.ts"
+import type { InstancePaths } from "../../host/Paths.ts"
+import { Settings } from "../../host/Settings.ts"
+import { Vmm } from "../../vmm/Vmm.ts"
+import type { SnapshotRef } from "../Lifecycle.ts"
+import { bootImage, vmConfig } from "./launch.ts"
+import { awaken, inStep, session, type Subject } from "./subject.ts"
+
+export const manifestName = "manifest.json"
+const ManifestJson = Schema.fromJsonString(SnapshotManifest)
+const encodeManifest = Schema.encodeSync(ManifestJson)
+const decodeManifest = Schema.decodeUnknownOption(ManifestJson)
+/** Resuming a guest whose standby failed: the one thing that must not be given up at the first error. */
+const resumeAttempts = 5
+const resumeRetryMs = 200
+
+export const snapshotDirectory = (paths: InstancePaths, number: number) =>
+  path.join(paths.snapshots, `${number}`)
+const temporaryDirectory = (paths: InstancePaths, number: number) => `${snapshotDirectory(paths, number)}.tmp`
+
+/** Removes every snapshot, whole or half, but the kept one. */
+export const dropSnapshots = Effect.fnUntraced(function* (paths: InstancePaths, kept: number | null) {
+  const files = yield* Files
+  const names = yield* files.list(paths.snapshots)
+  yield* Effect.forEach(
+    names.filter((name) => name !== `${kept}`),
+    (name) => files.remove(path.join(paths.snapshots, name)),
+    { discard: true }
+  )
+})
+
+/** The manifest of a complete snapshot; none where there is no complete one of that number. */
+export const readManifest = Effect.fnUntraced(function* (paths: InstancePaths, number: number) {
+  const files = yield* Files
+  const text = yield* files.readText(path.join(snapshotDirectory(paths, number), manifestName))
+  return Option.flatMap(text, decodeManifest)
+})
+
+/** Size and time of last write of the disks that the guest writes to. */
+export const writableDisks = Effect.fnUntraced(function* (paths: InstancePaths) {
+  const files = yield* Files
+  const disks: ReadonlyArray<readonly [string, string]> = [
+    ["config", paths.config],
+    ["overlay", paths.overlay]
+  ]
+  return yield* Effect.forEach(disks, ([serial, file]) =>
+    files.stat(file).pipe(
+      Effect.map((stat): SnapshotDisk => ({
+        serial,
+        bytes: Option.match(stat, { onNone: () => 0, onSome: (it) => it.size }),
+        modified_ns: Option.match(stat, { onNone: () => "0", onSome: (it) => it.modifiedNs.toString() })
+      }))
+    )
+  )
+})
+
+/** What a snapshot of this instance taken, or restored, now depends on. */
+export const dependencies = Effect.fnUntraced(function* (subject: Subject) {
+  const settings = yield* Settings
+  const vmm = yield* Vmm
+  const image = yield* bootImage(subject.record)
+  const config = yield* vmConfig(subject, image)
+  return {
+    config,
+    vmm: { kind: vmm.kind, version: vmm.version, fingerprint: vmm.fingerprint(config) },
+    image_digest: image.digest,
+    layers: image.layers.map((layer) => layer.diffId),
+    kernel_sha256: yield* sha256Remembered(settings.kernelPath),
+    initrd_sha256: yield* sha256Remembered(settings.initrdPath),
+    lease: subject.record.lease,
+    disks: yield* writableDisks(subject.paths)
+  }
+})
+
+const describeFiles = Effect.fnUntraced(function* (directory: string) {
+  const files = yield* Files
+  const names = yield* files.list(directory)
+  return yield* Effect.forEach(names, (name) =>
+    Effect.gen(function* () {
+      const file = path.join(directory, name)
+      const stat = yield* files.stat(file)
+      const bytes = Option.match(stat, { onNone: () => 0, onSome: (it) => it.size })
+      return { name, bytes, sha256: yield* sha256(file) }
+    })
+  )
+})
+
+const writeManifest = Effect.fnUntraced(function* (
+  subject: Subject,
+  snapshot: SnapshotRef,
+  directory: string
+) {
+  const files = yield* Files
+  const { config: _, ...needs } = yield* dependencies(subject)
+  const manifest: SnapshotManifest = {
+    version: 1,
+    number: snapshot.number,
+    created_at: timestamp(yield* Clock.currentTimeMillis),
+    paused: snapshot.paused,
+    memory_mb: subject.record.memory_mb,
+    ...needs,
+    // The process that holds the guest may be of another version than the one that is installed by now.
+    vmm: { ...needs.vmm, version: subject.record.vmm_version },
+    files: yield* describeFiles(directory)
+  }
+  yield* files.write(path.join(directory, manifestName), encodeManifest(manifest))
+})
+
+/** Snapshot: ends when a complete snapshot of the paused guest has its final name. */
+export const snapshot = Effect.fnUntraced(function* (subject: Subject, ref: SnapshotRef) {
+  const files = yield* Files
+  const { paths } = subject
+  const control = yield* session(subject).pipe(inStep("attach", "The VMM does not answer."))
+  if (!ref.paused) yield* control.pause.pipe(inStep("pause", "The guest could not be paused."), step("pause"))
+  const directory = temporaryDirectory(paths, ref.number)
+  yield* files.remove(directory).pipe(inStep("snapshot", "The snapshot's directory could not be made."))
+  yield* files
+    .makeDirectory(directory)
+    .pipe(inStep("snapshot", "The snapshot's directory could not be made."))
+  yield* control
+    .snapshot(directory)
+    .pipe(inStep("snapshot", "The guest's memory could not be saved."), step("snapshot"))
+  yield* writeManifest(subject, ref, directory).pipe(
+    inStep("manifest", "The snapshot could not be completed."),
+    step("manifest")
+  )
+  yield* files
+    .rename(directory, snapshotDirectory(paths, ref.number))
+    .pipe(inStep("commit", "The snapshot could not be completed."), step("commit"))
+})
+
+/** Unfreeze: the snapshot that is not wanted is gone, and the guest is what it was before the standby. */
+export const unfreeze = Effect.fnUntraced(function* (subject: Subject, ref: SnapshotRef) {
+  const files = yield* Files
+  const { paths } = subject
+  yield* Effect.forEach(
+    [temporaryDirectory(paths, ref.number), snapshotDirectory(paths, ref.number)],
+    (directory) => files.remove(directory),
+    { discard: true }
+  ).pipe(inStep("snapshot", "The unfinished snapshot could not be removed."), step("discard"))
+  if (ref.paused) return
+  const control = yield* session(subject).pipe(inStep("attach", "The VMM does not answer."))
+  yield* control.resume.pipe(
+    Effect.retry({ schedule: Schedule.spaced(resumeRetryMs), times: resumeAttempts }),
+    inStep("resume", "The guest could not be resumed."),
+    step("resume")
+  )
+  yield* awaken(subject)
+})

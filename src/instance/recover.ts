@@ -1,0 +1,202 @@
+/**
+ * From what the disk and the kernel hold to actors that own all of it, once, before the first request is served.
+ *
+ *   records ─┐
+ *            ├─► probe each ─► leases back into the pool ─► leftovers gone ─► one actor for each record
+ *   VMMs ────┘
+ *
+ * A leftover is what no record owns: a VMM, a TAP, a rule, a run directory, an instance directory without a record. The
+ * kernel is asked what there is; nothing is guessed from names in memory. A running VM is never disturbed.
+ */
+import * as path from "node:path"
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import type { InstanceId } from "../domain/Ids.ts"
+import type { Lease } from "../domain/Network.ts"
+import type { ProcessIdentity } from "../domain/Process.ts"
+import type { GuestReport } from "../guest/GuestConfig.ts"
+import { readReport } from "../guest/configDisk.ts"
+import { Files } from "../host/Files.ts"
+import { Paths } from "../host/Paths.ts"
+import { Network } from "../network/Network.ts"
+import { logEvent } from "../telemetry/LogEvent.ts"
+import { Vmm, VmmProcesses, type VmmRef, type VmmStatus } from "../vmm/Vmm.ts"
+import type { Probe, State } from "./Lifecycle.ts"
+import { vmmOf } from "./Lifecycle.ts"
+import { dropSnapshots, readManifest } from "./perform/snapshot.ts"
+import type { Record } from "./Record.ts"
+import { Store } from "./Store.ts"
+import { exitFrom } from "./Wire.ts"
+
+/** Probes at once: each is a connection to a VMM. */
+const probeConcurrency = 16
+/** A VMM that does not answer in this time is left as its record says. */
+const statusTimeoutMs = 5_000
+
+export interface Recovered {
+  readonly record: Record
+  readonly probe: Probe
+}
+
+const isSame = (left: ProcessIdentity, right: ProcessIdentity) =>
+  left.pid === right.pid && left.start_time === right.start_time && left.boot_id === right.boot_id
+
+const statusNames: { readonly [Tag in VmmStatus["_tag"]]: Probe["status"] } = {
+  Prelaunch: "prelaunch",
+  Running: "running",
+  Paused: "paused",
+  Off: "off",
+  Panicked: "off",
+  // The VMM stopped the guest by itself, for want of disk space for instance: a resume is the operator's.
+  Broken: "paused"
+}
+
+const askStatus = (ref: VmmRef) =>
+  Effect.gen(function* () {
+    const vmm = yield* Vmm
+    const session = yield* vmm.attach(ref)
+    return yield* session.status
+  }).pipe(
+    Effect.scoped,
+    Effect.timeoutOption(statusTimeoutMs),
+    Effect.orElseSucceed(() => Option.none<VmmStatus>())
+  )
+
+/** What the host shows of one instance now. */
+export const probe = Effect.fnUntraced(function* (record: Record) {
+  const processes = yield* VmmProcesses
+  const paths = (yield* Paths).instance(record.spec.id)
+  const { state } = record.lifecycle
+  const recorded = vmmOf(state)
+  const alive = recorded !== null && (yield* processes.isAlive(recorded))
+  const status: Option.Option<VmmStatus> = alive
+    ? yield* askStatus({ id: record.spec.id, process: recorded, runDirectory: paths.run })
+    : Option.none()
+  const report = yield* readReport(paths.config).pipe(Effect.orElseSucceed(() => Option.none<GuestReport>()))
+  const manifest =
+    state._tag === "Snapshotting"
+      ? yield* readManifest(paths, state.snapshot.number).pipe(Effect.orElseSucceed(() => Option.none()))
+      : Option.none()
+  const now = yield* Clock.currentTimeMillis
+  const panicked = Option.exists(status, (it) => it._tag === "Panicked")
+  const seen = panicked
+    ? ({ _tag: "GuestPanicked" } as const)
+    : alive
+      ? ({ _tag: "GuestOff", cause: "poweroff" } as const)
+      : ({ _tag: "VmmExited", exit: { code: null, signal: null } } as const)
+  return {
+    vmm: alive ? recorded : null,
+    status: Option.match(status, { onNone: () => "none" as const, onSome: (it) => statusNames[it._tag] }),
+    snapshotComplete: Option.isSome(manifest),
+    exit: exitFrom(seen, report, now)
+  } satisfies Probe
+})
+
+/** Whether an instance in this state has a TAP that must be left alone. */
+const holdsTap = (state: State): boolean =>
+  vmmOf(state) !== null || state._tag === "Ending" || state._tag === "Launching" || state._tag === "Loading"
+
+/** VMMs that no record owns: dead before anything else of theirs is touched. */
+const endOrphans = Effect.fnUntraced(function* (records: ReadonlyArray<Record>) {
+  const processes = yield* VmmProcesses
+  const owned = new Map(records.map((record) => [record.spec.id, vmmOf(record.lifecycle.state)] as const))
+  const orphans = (yield* processes.scan).filter((ref) => {
+    const owner = owned.get(ref.id) ?? null
+    return owner === null || !isSame(owner, ref.process)
+  })
+  yield* Effect.forEach(
+    orphans,
+    (ref) =>
+      processes.kill(ref).pipe(
+        Effect.catch((fault) =>
+          logEvent(
+            "host.reconciled",
+            `${ref.id}: a leftover VMM does not end`,
+            {
+              instance_id: ref.id,
+              pid: ref.process.pid,
+              reason: fault.reason
+            },
+            "Error"
+          )
+        )
+      ),
+    { discard: true }
+  )
+  return orphans.length
+})
+
+const adoptLeases = Effect.fnUntraced(function* (records: ReadonlyArray<Record>) {
+  const network = yield* Network
+  const live = new Map<InstanceId, Lease>()
+  for (const record of records) {
+    const { lease, spec } = record
+    if (lease === null) continue
+    yield* network.adopt(spec.id, lease).pipe(
+      Effect.catch((clash) =>
+        logEvent(
+          "network.lease",
+          `${spec.id}: its address ${clash.ip} is also ${clash.holder}'s`,
+          {
+            instance_id: spec.id,
+            ip: clash.ip,
+            reason: "two records hold one address"
+          },
+          "Error"
+        )
+      )
+    )
+    if (holdsTap(record.lifecycle.state)) live.set(spec.id, lease)
+  }
+  return live
+})
+
+/** Run directories, and snapshots of guests that run on, that no state owns. */
+const removeFiles = Effect.fnUntraced(function* (
+  records: ReadonlyArray<Record>,
+  leftovers: ReadonlyArray<InstanceId>
+) {
+  const files = yield* Files
+  const paths = yield* Paths
+  const store = yield* Store
+  yield* Effect.forEach(leftovers, store.remove, { discard: true })
+  const running = new Set(
+    records.filter((it) => holdsTap(it.lifecycle.state)).map((it): string => it.spec.id)
+  )
+  const runs = (yield* files.list(paths.run)).filter((name) => !running.has(name))
+  yield* Effect.forEach(runs, (name) => files.remove(path.join(paths.run, name)), { discard: true })
+  const snapshotless = records.filter(
+    ({ lifecycle: { state } }) => vmmOf(state) !== null && !("snapshot" in state)
+  )
+  yield* Effect.forEach(snapshotless, (record) => dropSnapshots(paths.instance(record.spec.id), null), {
+    discard: true
+  })
+  return leftovers.length + runs.length
+})
+
+/** Makes the host agree with the records, and says what each instance is. Fails only where the disk cannot be read. */
+export const recover = Effect.gen(function* () {
+  const store = yield* Store
+  const network = yield* Network
+  const { records, unreadable, leftovers } = yield* store.load
+  yield* Effect.forEach(
+    unreadable,
+    ({ id, reason }) =>
+      logEvent("host.reconciled", `${id}: left as it is: ${reason}`, { instance_id: id, reason }, "Error"),
+    { discard: true }
+  )
+  const vmms = yield* endOrphans(records)
+  const live = yield* adoptLeases(records)
+  const taps = yield* network.reconcile(live)
+  const removed = yield* removeFiles(records, leftovers)
+  if (vmms + taps.length + removed > 0)
+    yield* logEvent("host.reconciled", "leftovers removed", { vmms, taps: taps.length, directories: removed })
+  return yield* Effect.forEach(
+    records,
+    (record) => Effect.map(probe(record), (it) => ({ record, probe: it })),
+    {
+      concurrency: probeConcurrency
+    }
+  )
+})
