@@ -34,8 +34,8 @@ export const Verb = Schema.Literals([
 ]).annotate({ identifier: "Verb" })
 export type Verb = typeof Verb.Type
 
-/** What an instance is busy with: a verb, its own creation, or a restart by policy. */
-export const Transition = Schema.Literals(["create", "restart", ...Verb.literals]).annotate({
+/** What an instance is busy with: a verb, its own creation, a restart by policy, or a change of its memory. */
+export const Transition = Schema.Literals(["create", "restart", "resize", ...Verb.literals]).annotate({
   identifier: "Transition"
 })
 export type Transition = typeof Transition.Type
@@ -111,19 +111,41 @@ const memoryMinMb = 128
 /** POST /instances. */
 export const CreateInstance = Schema.Struct({
   id: Schema.optionalKey(InstanceId),
-  name: Schema.String.check(Schema.isBetweenCodePoints(1, 100)),
+  name: Schema.String.check(Schema.isBetweenCodePoints(1, 100)).annotate({
+    description: "Free text for people."
+  }),
   image: Schema.String.check(Schema.isBetweenCodePoints(1, 512)).annotate({
     description: "The id or the reference of a ready image."
   }),
-  memory_mb: orDefault(Mb(memoryMinMb), 1024),
-  memory_max_mb: Schema.optionalKey(Mb(memoryMinMb)),
+  memory_mb: orDefault(Mb(memoryMinMb).annotate({ description: "Memory at boot, in MiB." }), 1024),
+  memory_max_mb: Schema.optionalKey(
+    Mb(memoryMinMb).annotate({
+      description:
+        "How far the memory can grow while the guest runs, in MiB; memory_mb where it is not given."
+    })
+  ),
   vcpus: orDefault(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: vcpusMax })), 2),
-  env: orDefault(Schema.Record(EnvName, Text).check(Schema.isMaxProperties(1024)), {}),
-  overlay_mb: orDefault(Mb(overlayMinMb), 10_240),
+  env: orDefault(
+    Schema.Record(EnvName, Text)
+      .check(Schema.isMaxProperties(1024))
+      .annotate({ description: "Added to the image's environment, or put in its place." }),
+    {}
+  ),
+  overlay_mb: orDefault(
+    Mb(overlayMinMb).annotate({
+      description:
+        "Size of the writable disk over the image's layers, in MiB; takes only what the guest writes."
+    }),
+    10_240
+  ),
   volumes: orDefault(Schema.Array(VolumeMount).check(Schema.isMaxLength(16)), []),
   network: orDefault(NetworkRequest, {}),
-  command: Schema.optionalKey(Argv),
-  entrypoint: Schema.optionalKey(Argv),
+  command: Schema.optionalKey(Argv.annotate({ description: "In place of the image's cmd." })),
+  entrypoint: Schema.optionalKey(
+    Argv.annotate({
+      description: "In place of the image's entrypoint, and of its cmd where no command is given."
+    })
+  ),
   working_dir: Schema.optionalKey(
     Schema.String.check(Schema.isPattern(/^\/[^\0]{0,4094}$/u, { expected: "an absolute path" }))
   ),
@@ -139,10 +161,23 @@ export const CreateInstance = Schema.Struct({
   ),
   labels: orDefault(Schema.Record(LabelKey, LabelValue).check(Schema.isMaxProperties(64)), {}),
   restart_policy: orDefault(RestartPolicy, "never"),
-  start: orDefault(Schema.Boolean, true),
+  start: orDefault(Schema.Boolean.annotate({ description: "`false` leaves it Created, not booted." }), true),
   vmm: Schema.optionalKey(VmmKind)
 }).annotate({ identifier: "CreateInstance" })
 export type CreateInstance = typeof CreateInstance.Type
+
+/** PATCH /instances/{id}: what can be changed of an instance that is there. */
+export const PatchInstance = Schema.Struct({
+  name: Schema.optionalKey(CreateInstance.fields.name),
+  labels: Schema.optionalKey(Schema.Record(LabelKey, LabelValue).check(Schema.isMaxProperties(64))),
+  restart_policy: Schema.optionalKey(RestartPolicy),
+  memory_mb: Schema.optionalKey(
+    Mb(memoryMinMb).annotate({
+      description: "Within memory_max_mb; live on a running instance, at the next start on a stopped one."
+    })
+  )
+}).annotate({ identifier: "PatchInstance" })
+export type PatchInstance = typeof PatchInstance.Type
 
 /** What the record keeps: the request with its defaults, its image pinned by digest. */
 export const InstanceSpec = Schema.Struct({

@@ -96,18 +96,26 @@ export type Child = ResultPromise<{
  * Starts a tool whose standard streams the caller reads and writes (`child.stdin`, `child.stdout`), for pipelines.
  * The child is ended when the scope closes. Awaiting `child` gives its exit; use `commandFault` on its rejection.
  */
-export const spawnPiped = (command: string, args: ReadonlyArray<string>) =>
+export const spawnPiped = (
+  command: string,
+  args: ReadonlyArray<string>,
+  options: Pick<CommandOptions, "cwd"> = {}
+) =>
   Effect.acquireRelease(
     Effect.map(CommandPrefix, (prefix): Child => {
       const [file, rest] = prefixed(prefix, command, args)
-      return execa(file, rest, {
+      const child = execa(file, rest, {
         ...baseOptions,
+        ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
         buffer: false,
         stdin: "pipe",
         stdout: "pipe",
         stderr: "pipe",
         reject: true
       })
+      // It may fail before its caller comes to await it; that is the caller's to see, not the process's.
+      child.catch(() => undefined)
+      return child
     }),
     (child) =>
       Effect.promise(() => {

@@ -10,6 +10,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
+import { sha256 } from "./Checksum.ts"
 import { run } from "./Command.ts"
 import { type CommandFault, FileFault } from "./Fault.ts"
 
@@ -79,6 +80,16 @@ const appendDurable = async (target: string, content: string): Promise<void> => 
   }
 }
 
+const readAt = async (target: string, offset: number, length: number): Promise<Uint8Array> => {
+  const handle = await fs.open(target, "r")
+  try {
+    const { buffer, bytesRead } = await handle.read(new Uint8Array(length), 0, length, offset)
+    return buffer.subarray(0, bytesRead)
+  } finally {
+    await handle.close()
+  }
+}
+
 const overwrite = async (target: string, offset: number, bytes: Uint8Array): Promise<void> => {
   const handle = await fs.open(target, "r+")
   try {
@@ -124,9 +135,14 @@ const live = {
   /** Appends without a sync: for text that a power cut may take. */
   note: (target: string, content: string) =>
     attempt("append", target, () => fs.appendFile(target, content, { mode: fileMode })),
+  /** The bytes of a range, fewer where the file ends before it; none where there is no such file. */
+  readAt: (target: string, offset: number, length: number) =>
+    orNone(attempt("read", target, () => readAt(target, offset, length))),
   /** The whole content, or none where there is no such file. */
   read: (target: string) => orNone(attempt("read", target, () => fs.readFile(target))),
   readText: (target: string) => orNone(attempt("read", target, () => fs.readFile(target, "utf8"))),
+  /** SHA-256 of a file, streamed, as 64 hexadecimal digits. */
+  sha256: (target: string) => sha256(target),
   /** Names in a directory, sorted; empty where there is no such directory. */
   list: (directory: string) =>
     orNone(attempt("list", directory, () => fs.readdir(directory))).pipe(

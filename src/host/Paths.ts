@@ -26,10 +26,13 @@ export const layout = (dataDir: string, runRoot = "/run/chd") => {
     instances: path.join(root, "instances"),
     images: path.join(root, "images"),
     blobs: path.join(root, "blobs", "sha256"),
+    pulls: path.join(root, "pulls"),
     layers: path.join(root, "layers"),
     temporary: path.join(root, "tmp"),
     volumes: path.join(root, "volumes"),
     layer: (diffId: Digest) => path.join(root, "layers", `${digestHex(diffId)}.squashfs`),
+    /** What an unfinished pull has fetched; gone once its layers are made. */
+    pull: (id: ImageId) => path.join(root, "pulls", id),
     image: (id: ImageId) => path.join(root, "images", `${id}.json`),
     volume: (id: VolumeId) => path.join(root, "volumes", id),
     instance: (id: InstanceId) => ({

@@ -160,7 +160,9 @@ const cidr = variable(
   () => Cidr.make("192.168.100.0/24"),
   "an IPv4 network, /16 to /30, without host bits, such as 192.168.100.0/24"
 )
-const dns = variable("DNS_SERVER", Ipv4, () => Ipv4.make("1.1.1.1"), "an IPv4 address")
+/** `isIP` refuses what tools read in different ways, such as leading zeros. */
+const Address = Ipv4.check(Schema.makeFilter((value) => isIP(value) === 4))
+const dns = variable("DNS_SERVER", Address, () => Ipv4.make("1.1.1.1"), "an IPv4 address")
 const jwtSecret = variable(
   "JWT_SECRET",
   Schema.NullOr(Secret),
@@ -189,7 +191,7 @@ const gateway =
   (env) => {
     const { first, last } = range(network)
     const right = `a host address of SUBNET_CIDR ${network}, ${address(first + 1)} to ${address(last - 1)}`
-    const Gateway = Ipv4.check(Schema.makeFilter((value) => octets(value) > first && octets(value) < last))
+    const Gateway = Address.check(Schema.makeFilter((value) => octets(value) > first && octets(value) < last))
     return variable("SUBNET_GATEWAY", Gateway, () => address(first + 1), right)(env)
   }
 
@@ -245,6 +247,6 @@ export class Settings extends Context.Service<Settings, SettingsValues>()("datap
   /** From the process's own environment; fails with the one line. */
   static readonly layer: Layer.Layer<Settings, SettingsRefused> = Layer.effect(
     Settings,
-    Effect.suspend(() => Effect.fromResult(decodeSettings(process.env, process.stdout.isTTY === true)))
+    Effect.suspend(() => Effect.fromResult(decodeSettings(process.env, process.stdout.isTTY)))
   )
 }

@@ -15,19 +15,21 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { timestamp } from "../domain/Ids.ts"
-import type { Instance } from "../domain/Instance.ts"
+import type { Instance, PatchInstance } from "../domain/Instance.ts"
 import { Paths } from "../host/Paths.ts"
 import { Network } from "../network/Network.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
 import { Vmm } from "../vmm/Vmm.ts"
-import { begin, type Cell, persist, publish, rewire, type WorkServices } from "./Cell.ts"
-import { allowed, decide } from "./decide.ts"
+import { begin, type Cell, notRecorded, persist, publish, rewire, type WorkServices } from "./Cell.ts"
+import { amend, resized } from "./amend.ts"
+import { decide } from "./decide.ts"
 import { transitionOf } from "./decide/step.ts"
 import { Journal } from "./Journal.ts"
 import type { Command, Decision, Event, Probe, Settlement } from "./Lifecycle.ts"
 import { verbOf } from "./Lifecycle.ts"
 import * as Mailbox from "./Mailbox.ts"
-import { outwardState, project } from "./project.ts"
+import { denial } from "./denial.ts"
+import { project } from "./project.ts"
 import { evolve, mustBeDurable, type Record } from "./Record.ts"
 import type { Reply } from "./Reply.ts"
 import { Store } from "./Store.ts"
@@ -35,8 +37,6 @@ import { makeWaiters, type Waiter } from "./Waiters.ts"
 
 /** Between two tries to write a record that could not be written. */
 const saveRetryMs = 1_000
-const notRecorded =
-  "The change cannot be recorded: the host's disk does not take it. Make room and try again."
 
 type Accepted = Extract<Decision, { readonly _tag: "Accepted" }>
 
@@ -45,6 +45,8 @@ export interface Actor {
   readonly view: () => Instance
   /** Answers when the verb's end state is reached and durable, or with why not. Interrupting it cancels nothing. */
   readonly send: (command: Command) => Effect.Effect<Reply>
+  /** Changes what can be changed of an instance that is there; answers when the change is durable and done. */
+  readonly amend: (changes: PatchInstance) => Effect.Effect<Reply>
   /** Waits for the end of the instance's creation. */
   readonly created: Effect.Effect<Reply>
   /** The loop; ends when the instance is gone. */
@@ -131,15 +133,6 @@ const onEvent = Effect.fnUntraced(function* (cell: Cell, event: Event) {
   if (fallback._tag === "Accepted") yield* accept(cell, fallback, failure)
 })
 
-const denial = (cell: Cell, reason: string): Effect.Effect<Reply> =>
-  Effect.map(Clock.currentTimeMillis, (now) => ({
-    _tag: "Denied",
-    reason,
-    state: outwardState(cell.record.lifecycle.state),
-    transition: transitionOf(cell.record.lifecycle.state),
-    allowed: allowed(cell.record.lifecycle, timestamp(now))
-  }))
-
 const onCommand = Effect.fnUntraced(function* (cell: Cell, command: Command, reply: Waiter) {
   const decision = decide(cell.record.lifecycle, command)
   switch (decision._tag) {
@@ -148,7 +141,7 @@ const onCommand = Effect.fnUntraced(function* (cell: Cell, command: Command, rep
     case "Joined":
       return cell.waiters.add(decision.until, reply)
     case "Denied":
-      return yield* Deferred.succeed(reply, yield* denial(cell, decision.reason))
+      return yield* Deferred.succeed(reply, yield* denial(cell.record.lifecycle, decision.reason))
     case "Accepted": {
       cell.waiters.add(verbOf(command), reply)
       if (!(yield* accept(cell, decision, null)))
@@ -163,6 +156,10 @@ const handle = (cell: Cell, mail: Mailbox.Mail) => {
       return onCommand(cell, mail.command, mail.reply)
     case "Event":
       return onEvent(cell, mail.event)
+    case "Amend":
+      return amend(cell, mail.changes, mail.reply)
+    case "Resized":
+      return resized(cell, mail)
     case "Ready":
       cell.ready = mail.ready
       return publish(cell)
@@ -179,7 +176,7 @@ const farewell = Effect.fnUntraced(function* (cell: Cell) {
       : { _tag: "Busy", reason: "The service was interrupted; ask for the instance's state and try again." }
   yield* cell.waiters.settleAll(reply)
   for (const mail of yield* cell.mailbox.drain)
-    if (mail._tag === "Command") yield* Deferred.succeed(mail.reply, reply)
+    if ("reply" in mail) yield* Deferred.succeed(mail.reply, reply)
 })
 
 /** From a record: a new one, or one that a restart found, with the probe of what is there. */
@@ -212,6 +209,7 @@ export const make = Effect.fnUntraced(function* (
     record: initial,
     view: project(initial, { ready: false, memoryMb: null }, network.subnet),
     ready: false,
+    memoryMb: null,
     wire: null,
     working: null,
     saved: true
@@ -222,17 +220,18 @@ export const make = Effect.fnUntraced(function* (
   const loop = Effect.gen(function* () {
     while (cell.record.lifecycle.state._tag !== "Gone") yield* handle(cell, yield* cell.mailbox.take)
   })
-  const send = Effect.fnUntraced(function* (command: Command) {
+  const ask = Effect.fnUntraced(function* (mail: (reply: Waiter) => Mailbox.Mail) {
     const reply = yield* Deferred.make<Reply>()
     if (cell.record.lifecycle.state._tag === "Gone") return { _tag: "Gone" } satisfies Reply
-    if (!cell.mailbox.offer({ _tag: "Command", command, reply }))
+    if (!cell.mailbox.offer(mail(reply)))
       return { _tag: "Busy", reason: "Too many verbs wait for this instance; try again." } satisfies Reply
     return yield* Deferred.await(reply)
   })
   return {
     record: () => cell.record,
     view: () => cell.view,
-    send,
+    send: (command: Command) => ask((reply) => ({ _tag: "Command", command, reply })),
+    amend: (changes: PatchInstance) => ask((reply) => ({ _tag: "Amend", changes, reply })),
     created: Deferred.await(created),
     run: open(cell, probe).pipe(
       Effect.andThen(loop),

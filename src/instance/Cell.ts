@@ -28,6 +28,9 @@ import { project } from "./project.ts"
 import type { Store } from "./Store.ts"
 import { connect, type Wire } from "./Wire.ts"
 
+export const notRecorded =
+  "The change cannot be recorded: the host's disk does not take it. Make room and try again."
+
 export type WorkServices =
   | Effect.Services<ReturnType<typeof perform>>
   | Exclude<Effect.Services<ReturnType<typeof connect>>, Scope.Scope>
@@ -45,6 +48,8 @@ export interface Cell {
   record: Record
   view: Instance
   ready: boolean
+  /** What the guest has now, in MiB; null where nobody asked since the VMM came up. */
+  memoryMb: number | null
   wire: Wire | null
   working: Fiber.Fiber<void> | null
   /** The record on disk is this one. */
@@ -56,7 +61,7 @@ const post = (cell: Cell, event: Event): void => void cell.mailbox.offer({ _tag:
 /** Shows the record as it is now. */
 export const publish = (cell: Cell): Effect.Effect<void> => {
   const from = cell.view
-  cell.view = project(cell.record, { ready: cell.ready, memoryMb: null }, cell.subnet)
+  cell.view = project(cell.record, { ready: cell.ready, memoryMb: cell.memoryMb }, cell.subnet)
   return cell.published(cell.view, from)
 }
 
@@ -143,14 +148,15 @@ export const rewire = Effect.fnUntraced(function* (cell: Cell) {
   if (cell.wire !== null) yield* cell.wire.close
   cell.wire = null
   cell.ready = false
+  cell.memoryMb = null
   if (own === null) return
   const fresh = state._tag === "Booting" || state._tag === "Created"
   const ref = { id: cell.record.spec.id, process: own, runDirectory: cell.paths.run }
   cell.wire = yield* connect(ref, cell.paths.config, !fresh, {
-    guestEnded: (exit) => {
+    guestEnded: (exit, gone) => {
       const started = cell.record.started_at
       const ranMs = started === null ? 0 : Date.parse(exit.at) - Date.parse(started)
-      post(cell, { _tag: "GuestEnded", vmm: own, exit, healthy: ranMs >= healthyRunMs })
+      post(cell, { _tag: "GuestEnded", vmm: own, exit, healthy: ranMs >= healthyRunMs, gone })
     },
     ready: (ready) => void cell.mailbox.offer({ _tag: "Ready", ready })
   }).pipe(Effect.provideContext(cell.services), Effect.provideService(Scope.Scope, cell.scope))

@@ -123,8 +123,8 @@ export const Event = Schema.TaggedUnion({
   Spawned: { epoch: Schema.Int, vmm: ProcessIdentity },
   /** `untouched`: nothing on the host was changed before it failed. */
   Failed: { epoch: Schema.Int, failure: Failure, untouched: Schema.Boolean, exit: InstanceExit },
-  /** The guest went off, or its VMM ended, unasked. `healthy`: it had run for a minute. */
-  GuestEnded: { vmm: ProcessIdentity, exit: InstanceExit, healthy: Schema.Boolean },
+  /** The guest went off, or its VMM ended (`gone`), unasked. `healthy`: it had run for a minute. */
+  GuestEnded: { vmm: ProcessIdentity, exit: InstanceExit, healthy: Schema.Boolean, gone: Schema.Boolean },
   Observed: { probe: Probe }
 })
 export type Event = typeof Event.Type

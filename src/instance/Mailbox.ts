@@ -5,6 +5,7 @@
 import type * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
+import type { PatchInstance } from "../domain/Instance.ts"
 import type { Command, Event } from "./Lifecycle.ts"
 import type { Reply } from "./Reply.ts"
 
@@ -14,11 +15,20 @@ export const commandsMax = 64
 export type Mail =
   | { readonly _tag: "Command"; readonly command: Command; readonly reply: Deferred.Deferred<Reply> }
   | { readonly _tag: "Event"; readonly event: Event }
+  | { readonly _tag: "Amend"; readonly changes: PatchInstance; readonly reply: Deferred.Deferred<Reply> }
+  /** A live memory change is over: what was asked for, and what the guest has now. */
+  | {
+      readonly _tag: "Resized"
+      readonly requestedMb: number
+      readonly actualMb: number
+      readonly reply: Deferred.Deferred<Reply>
+    }
   | { readonly _tag: "Ready"; readonly ready: boolean }
   /** The record could not be written; try again. */
   | { readonly _tag: "Save" }
 
 const urgency = (mail: Mail): number => {
+  if (mail._tag === "Amend") return 3
   if (mail._tag !== "Command") return mail._tag === "Event" && mail.event._tag === "GuestEnded" ? 0 : 1
   return mail.command._tag === "Stop" || mail.command._tag === "Delete" ? 2 : 3
 }
@@ -36,7 +46,7 @@ export const make = Effect.map(Queue.unbounded<Mail>(), (queue) => {
 
   /** False where the mailbox is full of commands; events always fit: they are as few as the work in flight. */
   const offer = (mail: Mail): boolean => {
-    if (mail._tag === "Command") {
+    if (mail._tag === "Command" || mail._tag === "Amend") {
       if (commands >= commandsMax) return false
       commands++
     }
@@ -47,7 +57,7 @@ export const make = Effect.map(Queue.unbounded<Mail>(), (queue) => {
     sort(pending.length === 0 ? yield* Queue.takeAll(queue) : yield* Queue.clear(queue))
     const mail = pending.shift()
     if (mail === undefined) return yield* take
-    if (mail._tag === "Command") commands--
+    if (mail._tag === "Command" || mail._tag === "Amend") commands--
     return mail
   })
 

@@ -16,7 +16,7 @@ export const Record = Schema.Struct({
   lease: Schema.NullOr(Lease),
   lifecycle: Lifecycle,
   vmm_version: Schema.String,
-  /** What a live memory change asked for last; `spec.memory_mb` until then. */
+  /** What was asked for last; `spec.memory_mb` is what the guest booted with. */
   memory_mb: Schema.Int,
   exit: Schema.NullOr(InstanceExit),
   restarts: Schema.Int,
@@ -90,7 +90,12 @@ export const evolve = (record: Record, next: Lifecycle, at: Timestamp): Record =
     case "Standby":
       return { ...moved, standby_at: record.standby_at ?? at }
     case "Launching":
-      return { ...moved, restarts: state.verb === "restart" ? record.restarts + 1 : record.restarts }
+      // The guest boots with what was asked for last; what it can still grow to stays.
+      return {
+        ...moved,
+        spec: { ...record.spec, memory_mb: record.memory_mb },
+        restarts: state.verb === "restart" ? record.restarts + 1 : record.restarts
+      }
     default:
       return moved
   }

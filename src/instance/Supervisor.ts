@@ -6,6 +6,7 @@
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as FiberMap from "effect/FiberMap"
@@ -91,19 +92,17 @@ export class Supervisor extends Context.Service<
         yield* events.removed(id)
       })
 
-      const start = (record: Record, probe: Probe | null) =>
-        Effect.callback<Actor.Actor>((resume) => {
-          let told = false
-          return FiberMap.run(
-            fibers,
-            record.spec.id,
-            supervise(record.spec.id, { record, probe }, (actor) => {
-              if (told) return
-              told = true
-              resume(Effect.succeed(actor))
-            }).pipe(Effect.provideContext(services))
-          ).pipe(Effect.asVoid)
-        })
+      const start = Effect.fnUntraced(function* (record: Record, probe: Probe | null) {
+        const started = yield* Deferred.make<Actor.Actor>()
+        yield* FiberMap.run(
+          fibers,
+          record.spec.id,
+          supervise(record.spec.id, { record, probe }, (actor) => {
+            Deferred.doneUnsafe(started, Effect.succeed(actor))
+          }).pipe(Effect.provideContext(services))
+        )
+        return yield* Deferred.await(started)
+      })
 
       const recovered = yield* recover
       yield* Effect.forEach(recovered, ({ record, probe }) => start(record, probe), { discard: true })

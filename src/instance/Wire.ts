@@ -39,7 +39,8 @@ export interface Wire {
 }
 
 export interface WireEvents {
-  readonly guestEnded: (exit: InstanceExit) => void
+  /** `gone`: the VMM ended as well. */
+  readonly guestEnded: (exit: InstanceExit, gone: boolean) => void
   readonly ready: (ready: boolean) => void
 }
 
@@ -78,7 +79,7 @@ export const exitFrom = (
       case "failed":
         return { reason: "boot-failed", message: said.message, at }
       case "stopped":
-        return { reason: "guest-poweroff", at }
+        if (event._tag !== "VmmExited") return { reason: "guest-poweroff", at }
     }
   }
   if (event._tag === "VmmExited") {
@@ -119,7 +120,7 @@ export const connect = Effect.fnUntraced(function* (
       const said = yield* readReport(configDisk).pipe(Effect.orElseSucceed(() => Option.none<GuestReport>()))
       const now = yield* Clock.currentTimeMillis
       yield* Deferred.succeed(off, undefined)
-      events.guestEnded(exitFrom(event, said, now))
+      events.guestEnded(exitFrom(event, said, now), event._tag === "VmmExited")
     })
 
   const watchExit = processes.exit(ref).pipe(Effect.flatMap((exit) => report({ _tag: "VmmExited", exit })))

@@ -1,31 +1,179 @@
 /**
- * The network of all instances: one bridge, one TAP per instance, one nftables table, one pool of addresses. Leases are
+ * The network of all instances: one bridge, one TAP per instance, two nftables tables, one pool of addresses. Leases are
  * values that instances keep in their records; the pool is rebuilt from them, and what the kernel holds beyond them is
  * a leftover.
+ *
+ *   lease ──► attach ──► (the VMM opens the TAP) ──► detach ──► attach ... ──► release
+ *
+ * The pin is there before a VMM can open the TAP and goes after it, so no frame of a guest ever passes unchecked. TAPs, bridge and rules
+ * outlive the service as VMs do; `removeAll` is for who wants the host as it was. All of it acts on the network
+ * namespace that the service runs in.
  */
 import * as Context from "effect/Context"
-import type * as Effect from "effect/Effect"
-import * as Schema from "effect/Schema"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Result from "effect/Result"
+import * as Ref from "effect/Ref"
+import * as Semaphore from "effect/Semaphore"
 import type { InstanceId } from "../domain/Ids.ts"
-import type { InterfaceName, Lease, Subnet } from "../domain/Network.ts"
+import { InterfaceName, type Lease, type Subnet } from "../domain/Network.ts"
 import type { NoAddressLeft } from "../domain/problems.ts"
+import { CommandPrefix } from "../host/Command.ts"
+import type { CommandFault } from "../host/Fault.ts"
+import { Settings } from "../host/Settings.ts"
+import { Allocator } from "./Allocator.ts"
+import { ensureBridge, removeBridge } from "./Bridge.ts"
+import { ensureFirewall, pin, pinOnly, removeFirewall, unpin } from "./Firewall.ts"
+import { bridge, ip, type Link, links, networkFault, permanentNeighbours } from "./iproute.ts"
+import type { LeaseClash, NetworkFault } from "./NetworkFault.ts"
+import { contains } from "./pool.ts"
+import { forwardingLine, isTaken, isOurs, makeTap, portLines, removed, removeTap, removeTaps } from "./Tap.ts"
 
-export class NetworkFault extends Schema.TaggedError<NetworkFault>()("NetworkFault", {
-  operation: Schema.String,
-  reason: Schema.String,
-  cause: Schema.Defect()
-}) {
-  override get message(): string {
-    return `${this.operation}: ${this.reason}`
-  }
+export { LeaseClash, NetworkFault } from "./NetworkFault.ts"
+
+const isAbsence = (fault: CommandFault): boolean =>
+  /Cannot find device|does not exist|No such (file|device)/u.test(fault.stderr)
+
+const prepare = (subnet: Subnet): Effect.Effect<void, NetworkFault> =>
+  Effect.andThen(
+    ensureBridge(subnet),
+    ensureFirewall(subnet).pipe(Effect.mapError(networkFault("set up the firewall")))
+  )
+
+/**
+ * Pin and TAP at once, since nobody has the TAP open before both are there and every process costs the start of a VM
+ * its milliseconds. Where one fails, the other is taken back. Not interruptible: what is half attached has no owner.
+ */
+const attachTo = (subnet: Subnet, id: InstanceId, lease: Lease): Effect.Effect<void, CommandFault> =>
+  Effect.gen(function* () {
+    const [pinned, made] = yield* Effect.all(
+      [Effect.result(pin(subnet, lease)), Effect.result(makeTap(subnet, id, lease))],
+      { concurrency: 2 }
+    )
+    if (Result.isFailure(made)) {
+      // A TAP that is held belongs to a VMM which needs its pin.
+      if (Result.isSuccess(pinned) && !isTaken(made.failure)) yield* Effect.ignore(unpin(subnet, lease))
+      return yield* made.failure
+    }
+    if (Result.isFailure(pinned)) {
+      yield* Effect.ignore(removeTap(subnet, lease))
+      return yield* pinned.failure
+    }
+    return undefined
+  }).pipe(Effect.uninterruptible)
+
+/** The TAP goes first: while it is there, its pin is. Without a table there is no pin. */
+const detachFrom = (subnet: Subnet, lease: Lease): Effect.Effect<void, CommandFault> =>
+  removeTap(subnet, lease).pipe(
+    Effect.andThen(unpin(subnet, lease).pipe(Effect.catchIf(isAbsence, () => Effect.void))),
+    Effect.uninterruptible
+  )
+
+const tapsOf = (subnet: Subnet, all: ReadonlyArray<Link>): ReadonlyArray<string> =>
+  all.filter((link) => isOurs(subnet, link)).map((link) => link.ifname)
+
+/** Neighbours of guests that are no more. Those of an operator's own, with another MAC or network, stay. */
+const staleNeighbours = (subnet: Subnet, live: ReadonlyArray<Lease>) => {
+  const held = new Set<string>(live.map((lease) => lease.ip))
+  return Effect.map(permanentNeighbours(subnet.bridge), (all) =>
+    all
+      .filter(({ dst, lladdr }) => contains(subnet.cidr, dst) && lladdr?.startsWith("52:54:00:") === true)
+      .filter(({ dst }) => !held.has(dst))
+      .map(({ dst }) => `neigh del ${dst} dev ${subnet.bridge}`)
+  )
 }
 
-/** Two records hold one address, MAC or TAP: an error to be shown, never a guess. */
-export class LeaseClash extends Schema.TaggedError<LeaseClash>()("LeaseClash", {
-  instance_id: Schema.String,
-  holder: Schema.String,
-  ip: Schema.String
-}) {}
+const converge = (
+  subnet: Subnet,
+  live: ReadonlyMap<InstanceId, Lease>
+): Effect.Effect<ReadonlyArray<InterfaceName>, CommandFault> =>
+  Effect.gen(function* () {
+    const all = yield* links
+    const taps = new Set(tapsOf(subnet, all))
+    const leases = [...live.values()]
+    const wanted = new Set<string>(leases.map((lease) => lease.tap))
+    const kept = [...live].filter(([, lease]) => taps.has(lease.tap))
+    const leftover = [...taps].filter((tap) => !wanted.has(tap))
+    yield* removeTaps(leftover, all)
+    yield* pinOnly(subnet, leases)
+    yield* removed(yield* staleNeighbours(subnet, leases))
+    // A bridge that was made anew has lost its ports, and whoever touched a port may have changed it.
+    yield* ip(kept.flatMap(([id, lease]) => portLines(subnet, id, lease)))
+    yield* bridge(kept.map(([, lease]) => forwardingLine(lease)))
+    return leftover.map((tap) => InterfaceName.make(tap))
+  })
+
+/**
+ * Takes everything of ours from the host: TAPs (also from under a running VMM), tables, and the bridge where it is ours
+ * and nobody else is on it. Forwarding stays as it is, since others may have come to need it.
+ */
+export const removeAll = (subnet: Subnet): Effect.Effect<void, NetworkFault> =>
+  Effect.gen(function* () {
+    const all = yield* links
+    yield* removeTaps(tapsOf(subnet, all), all)
+    yield* removeFirewall(subnet)
+  }).pipe(
+    Effect.mapError(networkFault("remove the network")),
+    Effect.andThen(removeBridge(subnet)),
+    Effect.asVoid
+  )
+
+/** Bridge, forwarding and rules, without an instance; for the setup of a host. Idempotent. */
+export const setUp = prepare
+
+/** More attaches at once than the kernel's one lock over interfaces can use. */
+const changesMax = 64
+
+const make = Effect.gen(function* () {
+  const { subnet } = yield* Settings
+  const allocator = yield* Allocator
+  const prefix = yield* CommandPrefix
+  const changes = yield* Semaphore.make(changesMax)
+  const preparation = yield* Semaphore.make(1)
+  const prepared = yield* Ref.make(false)
+  /** One change of one TAP: beside others, but never beside a reconciliation. */
+  const change = changes.withPermits(1)
+  const alone = changes.withPermits(changesMax)
+  const prepareOnce = preparation.withPermits(1)(
+    Effect.gen(function* () {
+      if (yield* Ref.get(prepared)) return
+      yield* prepare(subnet)
+      yield* Ref.set(prepared, true)
+    })
+  )
+  const prepareAgain = Effect.andThen(Ref.set(prepared, false), prepareOnce)
+  /** With bridge and rules in place, also where somebody removed them in the meantime. */
+  const onBridge = (operation: string, body: Effect.Effect<void, CommandFault>) =>
+    Effect.andThen(prepareOnce, body).pipe(
+      Effect.catchIf(
+        (fault) => fault._tag === "CommandFault" && isAbsence(fault),
+        () => Effect.andThen(prepareAgain, body)
+      ),
+      Effect.mapError((fault) => (fault._tag === "CommandFault" ? networkFault(operation)(fault) : fault))
+    )
+  const inPlace = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+    Effect.provideService(effect, CommandPrefix, prefix)
+
+  return Network.of({
+    subnet,
+    lease: allocator.lease,
+    adopt: allocator.adopt,
+    release: allocator.release,
+    usage: allocator.usage,
+    attach: (id, lease) => inPlace(change(onBridge("attach the TAP", attachTo(subnet, id, lease)))),
+    detach: (lease) =>
+      inPlace(change(detachFrom(subnet, lease).pipe(Effect.mapError(networkFault("detach the TAP"))))),
+    reconcile: (live) =>
+      inPlace(
+        alone(
+          Effect.andThen(
+            prepareAgain,
+            converge(subnet, live).pipe(Effect.mapError(networkFault("reconcile the network")))
+          )
+        )
+      )
+  })
+})
 
 export class Network extends Context.Service<
   Network,
@@ -37,14 +185,25 @@ export class Network extends Context.Service<
     readonly adopt: (id: InstanceId, lease: Lease) => Effect.Effect<void, LeaseClash>
     /** Gives the address back. Ignored where there is none. */
     readonly release: (id: InstanceId) => Effect.Effect<void>
-    /** Makes the TAP on the bridge, pinned to the lease's MAC and address. Replaces a leftover of the same name. */
+    /**
+     * Makes the TAP on the bridge, pinned to the lease's MAC and address. Takes over a leftover of the same name that
+     * nobody holds; waits up to 2 s for a VMM that is just ending. Nothing is left where it fails.
+     */
     readonly attach: (id: InstanceId, lease: Lease) => Effect.Effect<void, NetworkFault>
     /** Removes the TAP and its rules. Ignored where there is none. */
     readonly detach: (lease: Lease) => Effect.Effect<void, NetworkFault>
-    /** Makes kernel state equal to the given leases that hold a TAP: removes every other TAP and rule of ours. */
+    /**
+     * Makes kernel state equal to the given leases that hold a TAP: removes every other TAP and rule of ours, renews the
+     * rest, and gives the names of the TAPs that it removed. Interfaces without our mark stay as they are.
+     */
     readonly reconcile: (
       live: ReadonlyMap<InstanceId, Lease>
     ) => Effect.Effect<ReadonlyArray<InterfaceName>, NetworkFault>
     readonly usage: Effect.Effect<{ readonly total: number; readonly leased: number }>
   }
->()("dataplane/network/Network") {}
+>()("dataplane/network/Network") {
+  /** Touches the kernel at the first attach or reconcile, not before: a host that lacks something still serves. */
+  static readonly layer: Layer.Layer<Network, never, Settings> = Layer.effect(Network, make).pipe(
+    Layer.provide(Allocator.layer)
+  )
+}

@@ -56,7 +56,7 @@ describe.each(policies)("the rules under restart policy %s", (policy) => {
         { _tag: "Done", epoch },
         { _tag: "Spawned", epoch, vmm: otherVmm },
         { _tag: "Failed", epoch, failure: { step: "s", reason: "r" }, untouched: false, exit },
-        { _tag: "GuestEnded", vmm: otherVmm, exit, healthy: false }
+        { _tag: "GuestEnded", vmm: otherVmm, exit, healthy: false, gone: true }
       ] as const
       for (const input of stale)
         assert.strictEqual(decide(lifecycle, input)._tag, "Ignored", `${input._tag} in ${name}`)

@@ -107,9 +107,9 @@ export const events = (lifecycle: Lifecycle): ReadonlyArray<readonly [string, In
     vmmOf(state) === null
       ? []
       : [
-          ["exits 0", { _tag: "GuestEnded", vmm, exit: exit("exited", 0), healthy: true }],
-          ["exits 1", { _tag: "GuestEnded", vmm, exit: exit("exited", 1), healthy: false }],
-          ["vmm dies", { _tag: "GuestEnded", vmm, exit: exit("vmm-died"), healthy: false }]
+          ["exits 0", { _tag: "GuestEnded", vmm, exit: exit("exited", 0), healthy: true, gone: false }],
+          ["exits 1", { _tag: "GuestEnded", vmm, exit: exit("exited", 1), healthy: false, gone: false }],
+          ["vmm dies", { _tag: "GuestEnded", vmm, exit: exit("vmm-died"), healthy: false, gone: true }]
         ]
   const observed = probes.map(([name, probe]) => [`found ${name}`, { _tag: "Observed", probe }] as const)
   return [...results, ...ends, ...observed]

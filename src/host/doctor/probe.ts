@@ -76,13 +76,13 @@ const bridge = (name: string): Effect.Effect<Survey["bridge"]> =>
   run("ip", ["-json", "-details", "link", "show", "dev", name]).pipe(
     Effect.flatMap(Schema.decodeUnknownEffect(Links)),
     Effect.map(([link]) => (link === undefined ? null : { kind: link.linkinfo?.info_kind ?? "device" })),
-    Effect.catch(() => Effect.succeed(null))
+    Effect.orElseSucceed(() => null)
   )
 
 const routes: Effect.Effect<Survey["routes"]> = run("ip", ["-json", "-4", "route", "show"]).pipe(
   Effect.flatMap(Schema.decodeUnknownEffect(Routes)),
   Effect.map((all) => all.map(({ dst, dev }) => ({ destination: dst, device: dev ?? "nowhere" }))),
-  Effect.catch(() => Effect.succeed([]))
+  Effect.orElseSucceed((): Survey["routes"] => [])
 )
 
 /** DATA_DIR need not be there yet: then its nearest ancestor must let it be made. */

@@ -58,7 +58,7 @@ export const ProcessRecord = Schema.Struct({
   logPath: Schema.String,
   guest: Guest,
   /** It was told to end and will, at that time (epoch). */
-  ending: Schema.NullOr(Schema.Struct({ atMs: Schema.Number })),
+  ending: Schema.NullOr(Schema.Struct({ atMs: Schema.Finite })),
   /** It answers nothing any more and ignores SIGTERM. */
   frozen: Schema.Boolean
 })

@@ -27,22 +27,22 @@ export const End = Schema.TaggedUnion({
 })
 export type End = typeof End.Type
 
-export const Fate = Schema.Struct({ atMs: Schema.Number, end: End })
+export const Fate = Schema.Struct({ atMs: Schema.Finite, end: End })
 export type Fate = typeof Fate.Type
 
 /** What a snapshot holds. Times are guest milliseconds since its boot unless they say otherwise. */
 export const Memory = Schema.Struct({
-  ranMs: Schema.Number,
+  ranMs: Schema.Finite,
   /** When init answers, with the image's process started. */
-  readyAtMs: Schema.Number,
+  readyAtMs: Schema.Finite,
   answered: Schema.Boolean,
   fate: Schema.NullOr(Fate),
   /** Neither the power button nor the agent's shutdown moves this guest. */
   deaf: Schema.Boolean,
   /** How far the guest's wall clock is behind the host's. */
-  clockBehindMs: Schema.Number,
+  clockBehindMs: Schema.Finite,
   /** Stands for the state of the entropy pool: two guests with one value would draw the same numbers. */
-  entropy: Schema.Number
+  entropy: Schema.Finite
 })
 export type Memory = typeof Memory.Type
 
@@ -50,8 +50,8 @@ export const Guest = Schema.TaggedUnion({
   Prelaunch: {},
   Loading: {},
   /** `sinceMs`: host time (epoch) at which it began to run. */
-  Running: { memory: Memory, sinceMs: Schema.Number },
-  Paused: { memory: Memory, sinceMs: Schema.Number },
+  Running: { memory: Memory, sinceMs: Schema.Finite },
+  Paused: { memory: Memory, sinceMs: Schema.Finite },
   Off: { end: Schema.NullOr(End) },
   Panicked: {}
 })

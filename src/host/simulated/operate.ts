@@ -61,15 +61,15 @@ const pass = <B, A, E>(
     note(world, `${operation} ${id} ${phase}`)
     yield* world.plan.onStep({ operation, id, phase })
     yield* whileServed(run)
-    if (peer !== undefined && Deferred.isDoneUnsafe(peer.death)) yield* gone(work)
+    if (peer !== undefined && Deferred.isDoneUnsafe(peer.death)) return yield* gone(work)
     if (peer?.record.frozen === true) yield* during(run, work, peer, Effect.never)
     const outcome = course.fault?.phase === phase ? course.fault.outcome : null
-    if (outcome?._tag === "Fail") yield* Effect.fail(work.fault(outcome.reason))
+    if (outcome?._tag === "Fail") return yield* Effect.fail(work.fault(outcome.reason))
     if (outcome?._tag === "Hang") {
       yield* Deferred.succeed(outcome.hang.reached, undefined)
       yield* during(run, work, peer, Deferred.await(outcome.hang.release))
     }
-    yield* whileServed(run)
+    return yield* whileServed(run)
   })
 
 /** Runs an operation: begins, waits its latency, finishes. */

@@ -140,7 +140,7 @@ export const onFailed = (lifecycle: Lifecycle, { failure, untouched, exit }: Eve
 
 export const onGuestEnded = (
   lifecycle: Lifecycle,
-  { vmm, exit, healthy }: Pick<EventOf<"GuestEnded">, "vmm" | "exit" | "healthy">
+  { vmm, exit, healthy, gone }: Omit<EventOf<"GuestEnded">, "_tag">
 ): Decision => {
   const { state } = lifecycle
   const own = vmmOf(state)
@@ -150,13 +150,11 @@ export const onGuestEnded = (
     case "Created":
     case "Shutdown":
       // A guest that is off already can be reported off once more, late; only its VMM's death is news.
-      return exit.reason === "vmm-died"
-        ? end(lifecycle, { _tag: "Stopped", verb: null, exit, failure: null })
-        : ignored
+      return gone ? end(lifecycle, { _tag: "Stopped", verb: null, exit, failure: null }) : ignored
     case "Booting":
       return launchFailed(lifecycle, state.verb, unasked(exit), exit)
     case "PoweringOff":
-      return exit.reason === "vmm-died"
+      return gone
         ? end(lifecycle, { _tag: "Stopped", verb: "shutdown", exit, failure: unasked(exit) })
         : onDone(lifecycle)
     case "Quieting":

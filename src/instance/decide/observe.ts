@@ -52,7 +52,9 @@ const dead = (lifecycle: Lifecycle, { exit, snapshotComplete }: Probe): Decision
         : afterExit(lifecycle, exit, false)
     default: {
       const vmm = "vmm" in state ? state.vmm : null
-      return vmm === null ? again(lifecycle) : onGuestEnded(lifecycle, { vmm, exit, healthy: false })
+      return vmm === null
+        ? again(lifecycle)
+        : onGuestEnded(lifecycle, { vmm, exit, healthy: false, gone: true })
     }
   }
 }
@@ -65,11 +67,13 @@ const alive = (lifecycle: Lifecycle, { status, exit, snapshotComplete }: Probe):
     case "Created":
       return status === "running" ? enter(lifecycle, { ...state, _tag: "Running" }) : ignored
     case "Running":
-      if (status === "off") return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false })
+      if (status === "off")
+        return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false, gone: false })
       // Nobody asked for a pause that the record does not know of: the guest goes on.
       return status === "running" ? ignored : enter(lifecycle, { ...state, _tag: "Resuming" })
     case "Paused":
-      if (status === "off") return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false })
+      if (status === "off")
+        return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false, gone: false })
       return status === "running" ? enter(lifecycle, { ...state, _tag: "Running" }) : ignored
     case "Shutdown":
       return ignored
@@ -77,16 +81,19 @@ const alive = (lifecycle: Lifecycle, { status, exit, snapshotComplete }: Probe):
       if (status === "running") return onDone(lifecycle)
       return again(lifecycle)
     case "Pausing":
-      if (status === "off") return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false })
+      if (status === "off")
+        return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false, gone: false })
       return status === "paused" ? onDone(lifecycle) : again(lifecycle)
     case "Resuming":
-      if (status === "off") return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false })
+      if (status === "off")
+        return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false, gone: false })
       return status === "running" ? onDone(lifecycle) : again(lifecycle)
     case "PoweringOff":
     case "Quieting":
       return status === "off" ? onDone(lifecycle) : again(lifecycle)
     case "Snapshotting":
-      if (status === "off") return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false })
+      if (status === "off")
+        return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false, gone: false })
       return snapshotComplete && status === "paused"
         ? onDone(lifecycle)
         : enter(lifecycle, {
@@ -97,9 +104,15 @@ const alive = (lifecycle: Lifecycle, { status, exit, snapshotComplete }: Probe):
             by: null
           })
     case "Unfreezing":
-    case "Reviving":
-      if (status === "off") return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false })
+      if (status === "off")
+        return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false, gone: false })
       return again(lifecycle)
+    case "Reviving":
+      if (status === "off")
+        return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false, gone: false })
+      return status === "running"
+        ? onDone({ ...lifecycle, state: { ...state, resume: true } })
+        : again(lifecycle)
     default:
       return again(lifecycle)
   }

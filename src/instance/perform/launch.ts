@@ -8,20 +8,18 @@
 import * as Effect from "effect/Effect"
 import type { BootImage } from "../../domain/Image.ts"
 import { step } from "../../host/Boundary.ts"
-import { run } from "../../host/Command.ts"
 import { Files } from "../../host/Files.ts"
-import { Settings } from "../../host/Settings.ts"
+import { BootFiles } from "../../guest/BootFiles.ts"
 import { nextRun } from "../../guest/Console.ts"
 import { clearReport, writeConfig } from "../../guest/configDisk.ts"
 import { guestCmdline } from "../../guest/kernel.ts"
+import { Overlay } from "../../guest/Overlay.ts"
 import { Images } from "../../image/Images.ts"
 import { Network } from "../../network/Network.ts"
 import { type VmConfig, Vmm } from "../../vmm/Vmm.ts"
 import type { Record } from "../Record.ts"
 import { guestConfig } from "./guestConfig.ts"
 import { inStep, session, type Subject } from "./subject.ts"
-
-const mebibyte = 1024 * 1024
 
 /** The image that the instance was created from, whatever its tag means by now. */
 export const bootImage = Effect.fnUntraced(function* (record: Record) {
@@ -31,22 +29,9 @@ export const bootImage = Effect.fnUntraced(function* (record: Record) {
     .pipe(inStep("image", "The image that the instance was created from is gone."))
 })
 
-/** A writable ext4 of the wanted size, made once; what the guest wrote stays until delete. Bounded by mkfs's own time. */
-const makeOverlay = Effect.fnUntraced(function* (path: string, megabytes: number) {
-  const files = yield* Files
-  if (yield* files.exists(path)) return
-  const temporary = `${path}.tmp`
-  yield* files.remove(temporary)
-  yield* files.createSparse(temporary, megabytes * mebibyte)
-  // Lazy tables: an empty file system of 10 GiB then costs 4 MiB and 10 ms; the guest's kernel fills them in.
-  const options = ["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"]
-  yield* run("mkfs.ext4", [...options, temporary])
-  yield* files.rename(temporary, path)
-})
-
 /** All that the VMM needs to know; the console and log files are this run's own. */
 export const vmConfig = Effect.fnUntraced(function* (subject: Subject, image: BootImage) {
-  const settings = yield* Settings
+  const { kernel, initrd } = yield* BootFiles
   const { record, paths } = subject
   const consoleRun = yield* nextRun(paths.console)
   const logRun = yield* nextRun(paths.vmm)
@@ -55,8 +40,8 @@ export const vmConfig = Effect.fnUntraced(function* (subject: Subject, image: Bo
     vcpus: record.spec.vcpus,
     memoryMb: record.spec.memory_mb,
     memoryMaxMb: record.spec.memory_max_mb,
-    kernel: settings.kernelPath,
-    initrd: settings.initrdPath,
+    kernel,
+    initrd,
     cmdline: guestCmdline,
     disks: [
       { serial: "config", path: paths.config, readonly: false },
@@ -73,10 +58,10 @@ export const vmConfig = Effect.fnUntraced(function* (subject: Subject, image: Bo
 
 const makeDisks = Effect.fnUntraced(function* (subject: Subject, image: BootImage) {
   const { spec } = subject.record
-  yield* makeOverlay(subject.paths.overlay, spec.overlay_mb).pipe(
-    inStep("overlay", "The writable disk could not be made; is the host's disk full?"),
-    step("overlay")
-  )
+  const overlay = yield* Overlay
+  yield* overlay
+    .make(subject.paths.overlay, spec.overlay_mb)
+    .pipe(inStep("overlay", "The writable disk could not be made; is the host's disk full?"), step("overlay"))
   const { subnet } = yield* Network
   yield* writeConfig(subject.paths.config, guestConfig(subject.record, image, subnet)).pipe(
     inStep("config", "The guest's configuration could not be written."),

@@ -8,11 +8,10 @@ import * as Option from "effect/Option"
 import type { SnapshotManifest } from "../../domain/Snapshot.ts"
 import { step } from "../../host/Boundary.ts"
 import { Files } from "../../host/Files.ts"
-import { sha256 } from "../../host/Checksum.ts"
 import { Vmm } from "../../vmm/Vmm.ts"
 import type { SnapshotRef } from "../Lifecycle.ts"
 import { attachTap } from "./launch.ts"
-import { dependencies, readManifest, snapshotDirectory } from "./snapshot.ts"
+import { dependencies, dropSnapshots, readManifest, snapshotDirectory } from "./snapshot.ts"
 import { inStep, session, type Subject, workFailed } from "./subject.ts"
 
 type Dependencies = Effect.Success<ReturnType<typeof dependencies>>
@@ -42,7 +41,7 @@ const checkFiles = Effect.fnUntraced(function* (directory: string, manifest: Sna
   for (const file of manifest.files) {
     const stat = yield* files.stat(path.join(directory, file.name))
     if (Option.isNone(stat) || stat.value.size !== file.bytes) return false
-    if ((yield* sha256(path.join(directory, file.name))) !== file.sha256) return false
+    if ((yield* files.sha256(path.join(directory, file.name))) !== file.sha256) return false
   }
   return true
 })
@@ -83,4 +82,6 @@ export const load = Effect.fnUntraced(function* (subject: Subject, ref: Snapshot
 export const revive = Effect.fnUntraced(function* (subject: Subject, resume: boolean) {
   const control = yield* session(subject).pipe(inStep("attach", "The VMM does not answer."))
   if (resume) yield* control.resume.pipe(inStep("resume", "The guest could not be resumed."), step("resume"))
+  // The record says since before this work that the guest may have run on: its snapshot is of no use to anyone.
+  yield* dropSnapshots(subject.paths, null).pipe(Effect.ignore, step("snapshots-remove"))
 })

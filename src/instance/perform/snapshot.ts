@@ -15,10 +15,9 @@ import * as Schema from "effect/Schema"
 import { timestamp } from "../../domain/Ids.ts"
 import { type SnapshotDisk, SnapshotManifest } from "../../domain/Snapshot.ts"
 import { step } from "../../host/Boundary.ts"
-import { sha256, sha256Remembered } from "../../host/Checksum.ts"
 import { Files } from "../../host/Files.ts"
 import type { InstancePaths } from "../../host/Paths.ts"
-import { Settings } from "../../host/Settings.ts"
+import { BootFiles } from "../../guest/BootFiles.ts"
 import { Vmm } from "../../vmm/Vmm.ts"
 import type { SnapshotRef } from "../Lifecycle.ts"
 import { bootImage, vmConfig } from "./launch.ts"
@@ -74,8 +73,8 @@ export const writableDisks = Effect.fnUntraced(function* (paths: InstancePaths) 
 
 /** What a snapshot of this instance taken, or restored, now depends on. */
 export const dependencies = Effect.fnUntraced(function* (subject: Subject) {
-  const settings = yield* Settings
   const vmm = yield* Vmm
+  const { checksums } = yield* BootFiles
   const image = yield* bootImage(subject.record)
   const config = yield* vmConfig(subject, image)
   return {
@@ -83,8 +82,7 @@ export const dependencies = Effect.fnUntraced(function* (subject: Subject) {
     vmm: { kind: vmm.kind, version: vmm.version, fingerprint: vmm.fingerprint(config) },
     image_digest: image.digest,
     layers: image.layers.map((layer) => layer.diffId),
-    kernel_sha256: yield* sha256Remembered(settings.kernelPath),
-    initrd_sha256: yield* sha256Remembered(settings.initrdPath),
+    ...(yield* checksums),
     lease: subject.record.lease,
     disks: yield* writableDisks(subject.paths)
   }
@@ -98,7 +96,7 @@ const describeFiles = Effect.fnUntraced(function* (directory: string) {
       const file = path.join(directory, name)
       const stat = yield* files.stat(file)
       const bytes = Option.match(stat, { onNone: () => 0, onSome: (it) => it.size })
-      return { name, bytes, sha256: yield* sha256(file) }
+      return { name, bytes, sha256: yield* files.sha256(file) }
     })
   )
 })

@@ -1,0 +1,136 @@
+/**
+ * The host's memory of what it and the guest said to each other since a connection began. Pure, and suspicious: what the
+ * rules below do not allow is a violation, after which nothing is heard any more.
+ *
+ *   connecting ──hello of our nonce──► established ──► broken
+ *       │   what comes before it is an earlier session's rest: ignored, `staleMaxBytes` of it
+ *       └──another version, too much before the hello──────┘   also: no frame, no message, an answer to nothing, the
+ *                                                              same news too often, more than was asked for
+ */
+import * as Data from "effect/Data"
+import * as Option from "effect/Option"
+import { makeFrameDecoder, type Piece } from "./frame.ts"
+import {
+  encodeHello,
+  encodeRequest,
+  type GuestMessage,
+  parseMessage,
+  protocolVersion,
+  type Request
+} from "./protocol.ts"
+
+/** What an earlier session can have left: a virtio queue full of frames, and the VMM's and the socket's buffers. */
+export const staleMaxBytes = 8 * 1024 * 1024
+/** What a guest may say since it was asked last: one frame answers a request, and news are few. */
+export const unaskedMaxBytes = 1024 * 1024
+/** Repeated hellos (each of ours is answered) and other news that are none. */
+export const straysMax = 128
+/** Requests that the guest has not answered, also those whose asker has given up. */
+export const owedMax = 64
+
+export type Heard = Data.TaggedEnum<{
+  Established: {}
+  Ready: {}
+  Done: { readonly id: number; readonly message: Extract<GuestMessage, { readonly type: "done" }> }
+  Refused: { readonly id: number; readonly reason: string }
+  Violation: { readonly reason: string }
+}>
+export const Heard = Data.taggedEnum<Heard>()
+
+export interface Dialogue {
+  readonly hello: Buffer
+  /** A request with a fresh id; none where the guest owes too many answers. */
+  readonly ask: (request: Request) => Option.Option<{ readonly id: number; readonly bytes: Buffer }>
+  readonly hear: (chunk: Buffer) => ReadonlyArray<Heard>
+}
+
+export const makeDialogue = (nonce: string): Dialogue => {
+  const decoder = makeFrameDecoder()
+  const owed = new Set<number>()
+  let state: "connecting" | "established" | "broken" = "connecting"
+  let ready = false
+  /** Heard since the connection began; once it is established, since the last request. */
+  let unaskedBytes = 0
+  let strays = 0
+  let nextId = 1
+
+  const violation = (reason: string): ReadonlyArray<Heard> => {
+    state = "broken"
+    return [Heard.Violation({ reason })]
+  }
+
+  const news = (): ReadonlyArray<Heard> => {
+    if (!ready) {
+      ready = true
+      return [Heard.Ready()]
+    }
+    strays += 1
+    return strays > straysMax ? violation("it says the same again and again") : []
+  }
+
+  const greeted = (message: GuestMessage): ReadonlyArray<Heard> => {
+    if (message.type !== "hello" || message.nonce !== nonce) return []
+    if (message.version !== protocolVersion) {
+      return violation(`it speaks version ${message.version}, not ${protocolVersion}`)
+    }
+    state = "established"
+    unaskedBytes = 0
+    return [Heard.Established(), ...(message.ready ? news() : [])]
+  }
+
+  const answered = (id: number, heard: Heard): ReadonlyArray<Heard> =>
+    owed.delete(id) ? [heard] : violation("it answers what was not asked")
+
+  const told = (message: GuestMessage): ReadonlyArray<Heard> => {
+    switch (message.type) {
+      case "hello":
+        return message.nonce === nonce ? news() : violation("it greets somebody else")
+      case "ready":
+        return news()
+      case "done":
+        return answered(message.id, Heard.Done({ id: message.id, message }))
+      case "refused":
+        return answered(message.id, Heard.Refused({ id: message.id, reason: message.reason }))
+    }
+  }
+
+  const take = (piece: Piece): ReadonlyArray<Heard> => {
+    if (state === "broken") return []
+    const frame = piece._tag === "Frame" ? Option.some(piece.frame) : Option.none()
+    if (state === "connecting") {
+      // Only our hello has our nonce in it; nothing else is worth the parsing.
+      return frame.pipe(
+        Option.filter((it) => it.payload.includes(nonce)),
+        Option.flatMap(parseMessage),
+        Option.match({ onNone: () => [], onSome: greeted })
+      )
+    }
+    const message = Option.flatMap(frame, parseMessage)
+    return Option.match(message, { onNone: () => violation("it sends what is no message"), onSome: told })
+  }
+
+  const tooMuch = (): ReadonlyArray<Heard> => {
+    if (state === "connecting" && unaskedBytes > staleMaxBytes) {
+      return violation(`${unaskedBytes} bytes and no hello among them`)
+    }
+    return state === "established" && unaskedBytes > unaskedMaxBytes
+      ? violation(`${unaskedBytes} bytes that nobody asked for`)
+      : []
+  }
+
+  return {
+    hello: encodeHello(nonce),
+    ask: (request) => {
+      if (owed.size >= owedMax) return Option.none()
+      const id = nextId++
+      owed.add(id)
+      unaskedBytes = 0
+      return Option.some({ id, bytes: encodeRequest(id, request) })
+    },
+    hear: (chunk) => {
+      if (state === "broken") return []
+      unaskedBytes += chunk.length
+      return [...decoder.push(chunk).flatMap(take), ...tooMuch()]
+    }
+  }
+}

@@ -1,0 +1,122 @@
+/** Handlers of instances: thin, since `Instances` holds the rules. Reads send text that was encoded once. */
+import * as Effect from "effect/Effect"
+import * as HttpServerResponse from "effect/http/HttpServerResponse"
+import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
+import { Api } from "../api/Api.ts"
+import { waitDefaultMs } from "../api/Instances.ts"
+import type { Instance } from "../domain/Instance.ts"
+import { InsufficientMemory, InvalidRequest } from "../domain/problems.ts"
+import { Instances, type ListFilter } from "../instance/Instances.ts"
+import { HttpBounds } from "./Bounds.ts"
+import { Drain } from "./Drain.ts"
+import { logsResponse } from "./logs.ts"
+
+const json = (body: string, headers: Record<string, string> = {}, status = 200) =>
+  HttpServerResponse.text(body, { status, contentType: "application/json", headers })
+
+/**
+ * Sends a list whose text is that of the last one without encoding it to UTF-8 again: most lists are asked for many times
+ * between two changes. Holds one list.
+ */
+const listResponse = () => {
+  let last = { text: "[]", bytes: Buffer.from("[]") }
+  return (text: string) => {
+    if (last.text !== text) last = { text, bytes: Buffer.from(text) }
+    return HttpServerResponse.uint8Array(last.bytes, { contentType: "application/json" })
+  }
+}
+
+/** An instance is its own wire form: text, numbers and flags only. Its generation is its ETag. */
+const instanceResponse = (instance: Instance, status = 200) =>
+  json(
+    JSON.stringify(instance),
+    {
+      etag: `"${instance.generation}"`,
+      ...(status === 201 ? { location: `/instances/${instance.id}` } : {})
+    },
+    status
+  )
+
+/** `k=v` again and again; one name with two values could match nothing, so it is a mistake. */
+const labelsOf = (
+  selectors: ReadonlyArray<string>
+): Effect.Effect<Readonly<Record<string, string>>, InvalidRequest> => {
+  const labels = new Map<string, string>()
+  for (const selector of selectors) {
+    const at = selector.indexOf("=")
+    const name = selector.slice(0, at)
+    const value = selector.slice(at + 1)
+    if ((labels.get(name) ?? value) !== value)
+      return Effect.fail(
+        new InvalidRequest({
+          detail: `The label ${name} is asked for with two values; no instance has both.`
+        })
+      )
+    labels.set(name, value)
+  }
+  return Effect.succeed(Object.fromEntries(labels))
+}
+
+const filterOf = Effect.fnUntraced(function* (query: {
+  readonly state?: Instance["state"]
+  readonly label?: ReadonlyArray<string>
+}) {
+  const filter: ListFilter = {
+    ...(query.state === undefined ? {} : { state: query.state }),
+    ...(query.label === undefined ? {} : { labels: yield* labelsOf(query.label) })
+  }
+  return filter
+})
+
+/** Only start and restore take memory; from another verb this problem would be a defect. */
+const neverLaunches = <A, E>(effect: Effect.Effect<A, E | InsufficientMemory>) =>
+  Effect.catchIf(
+    effect,
+    (problem) => problem instanceof InsufficientMemory,
+    (problem) => Effect.die(problem)
+  )
+
+const nothingToWaitFor = new InvalidRequest({
+  detail: "Say what to wait for: `state=Running` (or another state), `ready=true`, or both."
+})
+
+export const layerInstances = HttpApiBuilder.group(
+  Api,
+  "instances",
+  Effect.fnUntraced(function* (handlers) {
+    const instances = yield* Instances
+    const bounds = yield* HttpBounds
+    const drain = yield* Drain
+    const toList = listResponse()
+    const launch = (...args: Parameters<typeof instances.command>) =>
+      Effect.map(instances.command(...args), (instance) => instanceResponse(instance))
+    const command = (...args: Parameters<typeof instances.command>) => neverLaunches(launch(...args))
+    return handlers.handleAll({
+      list: ({ query }) => Effect.map(Effect.flatMap(filterOf(query), instances.listJson), toList),
+      create: ({ payload }) =>
+        Effect.map(instances.create(payload), (instance) => instanceResponse(instance, 201)),
+      get: ({ params }) => Effect.map(instances.get(params.id), (instance) => instanceResponse(instance)),
+      remove: ({ params }) => neverLaunches(instances.remove(params.id)),
+      start: ({ params }) => launch(params.id, "start"),
+      pause: ({ params }) => command(params.id, "pause"),
+      resume: ({ params }) => command(params.id, "resume"),
+      shutdown: ({ params }) => command(params.id, "shutdown"),
+      stop: ({ params, query }) =>
+        command(params.id, "stop", { discardSnapshot: query.discard_snapshot ?? false }),
+      standby: ({ params }) => command(params.id, "standby"),
+      restore: ({ params, query }) => launch(params.id, "restore", { resume: query.resume ?? true }),
+      wait: Effect.fnUntraced(function* ({ params, query }) {
+        const { state, ready } = query
+        if (state === undefined && ready !== true) return yield* nothingToWaitFor
+        const instance = yield* instances.wait(params.id, {
+          ...(state === undefined ? {} : { state }),
+          ...(ready === undefined ? {} : { ready }),
+          timeoutMs: query.timeout_ms ?? waitDefaultMs
+        })
+        return instanceResponse(instance)
+      }),
+      logs: ({ params, query, headers, request }) =>
+        logsResponse({ instances, bounds, drain }, params.id, query, headers["last-event-id"], request)
+    })
+  })
+)

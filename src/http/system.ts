@@ -1,0 +1,46 @@
+/** Handlers of the service itself: health, metrics, the specification and its page. */
+import * as Effect from "effect/Effect"
+import * as HttpServerResponse from "effect/http/HttpServerResponse"
+import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
+import * as PrometheusMetrics from "effect/observability/PrometheusMetrics"
+import { Api } from "../api/Api.ts"
+import { Unhealthy } from "../domain/problems.ts"
+import { version } from "../domain/Version.ts"
+import { docsPage, docsPolicy } from "./docs.ts"
+import { Health } from "./Health.ts"
+import { specJson, specYaml } from "./specification.ts"
+
+const text = (body: string, contentType: string, headers: Record<string, string> = {}) =>
+  HttpServerResponse.text(body, { contentType, headers })
+
+const health = Effect.fnUntraced(function* (service: Health["Service"]) {
+  const { ok, vmm, checks } = yield* service.report
+  if (ok && vmm !== null)
+    return { status: "ok" as const, version, vmm, uptime_s: Math.round(process.uptime() * 1000) / 1000 }
+  const failed = checks.filter((check) => !check.ok).map((check) => check.name)
+  return yield* new Unhealthy({
+    detail: `This host cannot run VMs: ${failed.join(", ") || "no VMM can be used"}. \`dataplane doctor\` says how to mend it.`,
+    checks
+  })
+})
+
+export const layerSystem = HttpApiBuilder.group(
+  Api,
+  "system",
+  Effect.fnUntraced(function* (handlers) {
+    const service = yield* Health
+    return handlers.handleAll({
+      health: () => health(service),
+      metrics: () =>
+        Effect.map(PrometheusMetrics.format({ prefix: "dataplane" }), (body) =>
+          text(body, "text/plain; version=0.0.4; charset=utf-8", { "cache-control": "no-store" })
+        ),
+      specYaml: () => Effect.succeed(text(specYaml, "application/yaml")),
+      specJson: () => Effect.succeed(text(specJson, "application/json")),
+      docs: () =>
+        Effect.map(docsPage, (page) =>
+          text(page, "text/html; charset=utf-8", { "content-security-policy": docsPolicy })
+        )
+    })
+  })
+)

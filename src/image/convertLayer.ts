@@ -1,0 +1,254 @@
+/**
+ * One layer blob becomes one squashfs, streamed: read, hash, decompress, hash, rewrite (LayerStream), tar2sqfs. Nothing
+ * is unpacked on this host and nothing but metadata is kept in memory.
+ *
+ *   blob ─► sha256 ─► gunzip ─► sha256 ─► TarReader ─► LayerStream ─► tar2sqfs ─► NAME.tmp ─► fsync ─► rename
+ *             │                   │
+ *             └── digest ─────────┴── diff id: both must be what the manifest and the config say
+ *
+ * A layer whose later entries displace earlier ones (LayerTree) is streamed a second time with the corrected plan.
+ */
+import { createHash, randomUUID } from "node:crypto"
+import * as fs from "node:fs/promises"
+import type { Writable } from "node:stream"
+import { pipeline } from "node:stream/promises"
+import * as Effect from "effect/Effect"
+import type { Digest } from "../domain/Ids.ts"
+import { commandFault, spawnPiped } from "../host/Command.ts"
+import { Files } from "../host/Files.ts"
+import { closeLayer, type Closing, type Copy } from "./closeLayer.ts"
+import { type BlobRange, decompress, readRange } from "./decompress.ts"
+import { corrupt, fromHost, ImageFault, noSpace, tooLarge } from "./ImageFault.ts"
+import { type LayerBounds, LayerStream, LayerTooLarge } from "./LayerStream.ts"
+import * as LowerLayers from "./LowerLayers.ts"
+import { TarError } from "./tar/TarEntry.ts"
+import { TarReader } from "./tar/TarReader.ts"
+import * as TarWriter from "./tar/TarWriter.ts"
+
+/** What the service leaves free for everything else on the disk. */
+const freeReserveBytes = 256 * 1024 * 1024
+const spaceCheckMs = 500
+const temporarySuffix = ".tmp"
+
+export interface LayerBlob extends BlobRange {
+  /** Of the bytes as they lie there; null where nobody said it (docker save). */
+  readonly digest: Digest | null
+  /** Of the bytes without compression (image-spec, config.md: DiffID). */
+  readonly diffId: Digest
+}
+
+export interface Conversion {
+  readonly blob: LayerBlob
+  readonly bounds: LayerBounds
+  /** Absolute directory of the layers. */
+  readonly directory: string
+  /** The squashfs files of the layers below, topmost first; awaited only where this layer says something about them. */
+  readonly lower: Effect.Effect<ReadonlyArray<string>, ImageFault>
+  /** Called with the count of the blob's bytes that were read since the last call. */
+  readonly onBytes: (bytes: number) => void
+}
+
+export interface Converted {
+  /** A finished file under a temporary name. */
+  readonly temporary: string
+  readonly contextual: boolean
+}
+
+/** True for names that a conversion which never ended left behind. */
+export const isTemporary = (name: string): boolean => name.endsWith(temporarySuffix)
+
+const short = (digest: Digest) => digest.slice(0, "sha256:".length + 12)
+
+/** A sentence for whatever ended a pass. */
+const passFault = (blob: LayerBlob, bounds: LayerBounds, cause: unknown): ImageFault => {
+  if (cause instanceof ImageFault) return cause
+  if (cause instanceof LayerTooLarge) {
+    const what =
+      cause.message === "bytes" ? `${bounds.layerMaxBytes} bytes unpacked` : `${bounds.layerMaxEntries} entries`
+    return tooLarge(`The layer ${short(blob.diffId)} has more than ${what}, which is this service's bound.`)
+  }
+  if (cause instanceof TarError) {
+    return corrupt(`The layer ${short(blob.diffId)} is not a sound archive: ${cause.message}.`, cause)
+  }
+  const code = cause instanceof Error && "code" in cause && typeof cause.code === "string" ? cause.code : ""
+  if (code.startsWith("Z_") || code.startsWith("ZSTD_")) {
+    return corrupt(`The layer ${short(blob.diffId)} cannot be decompressed: it is damaged or cut off.`, cause)
+  }
+  return fromHost("Converting a layer", cause)
+}
+
+interface Pass {
+  readonly stream: LayerStream
+  readonly renames: ReadonlyMap<number, string | null>
+}
+
+/** Streams the blob into `sink`, and checks that it was the right one. */
+const runPass = async (
+  conversion: Conversion,
+  pass: Pass,
+  sink: Writable,
+  signal: AbortSignal
+): Promise<void> => {
+  const { blob, onBytes } = conversion
+  const blobHash = createHash("sha256")
+  const diffHash = createHash("sha256")
+  const reader = new TarReader(pass.stream)
+  const raw = readRange(blob, (chunk) => {
+    if (blob.digest !== null) blobHash.update(chunk)
+    onBytes(chunk.length)
+  })
+  await pipeline(
+    async function* () {
+      for await (const chunk of decompress(raw)) {
+        diffHash.update(chunk)
+        reader.push(chunk)
+        const out = pass.stream.take()
+        if (out !== null) yield out
+      }
+      reader.end()
+    },
+    sink,
+    { end: false, signal }
+  )
+  if (blob.digest !== null && `sha256:${blobHash.digest("hex")}` !== blob.digest) {
+    throw corrupt(`The blob of the layer ${short(blob.diffId)} does not have the digest that the manifest says.`)
+  }
+  if (`sha256:${diffHash.digest("hex")}` !== blob.diffId) {
+    throw corrupt(`The layer ${short(blob.diffId)} does not have the digest that the image's config says.`)
+  }
+}
+
+/** tar2sqfs writing to a new file, ended and its file removed with the scope unless it is `kept`. */
+const packer = Effect.fnUntraced(function* (target: string) {
+  const files = yield* Files
+  let kept = false
+  yield* Effect.addFinalizer(() => (kept ? Effect.void : Effect.ignore(files.remove(target))))
+  const args = ["--quiet", "--no-skip", "--compressor", "zstd", "--comp-extra", "level=1", target]
+  const child = yield* spawnPiped("tar2sqfs", args)
+  child.stdout.resume()
+  let said = ""
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (said = `${said}${text}`.slice(-2000)))
+  // Its end is awaited by `exit`; until then a broken pipe is what the writer sees.
+  const exit = child.then(
+    () => undefined,
+    (cause: unknown) => commandFault("tar2sqfs", args, cause)
+  )
+  return {
+    stdin: child.stdin,
+    exit,
+    said: () => said,
+    keep: () => {
+      kept = true
+    }
+  }
+})
+
+type Packer = Effect.Success<ReturnType<typeof packer>>
+
+/** Where the packer's pipe broke, the packer knows why. */
+const explain = async (conversion: Conversion, packer: Packer, cause: unknown): Promise<ImageFault> => {
+  const code = cause instanceof Error && "code" in cause ? cause.code : ""
+  if (code !== "EPIPE" && code !== "ECONNRESET") return passFault(conversion.blob, conversion.bounds, cause)
+  const fault = await packer.exit
+  return /no space left/iu.test(packer.said())
+    ? noSpace("The disk of the data directory is full.", fault)
+    : fromHost("Packing a layer", { ...fault, said: packer.said() })
+}
+
+const feed = (conversion: Conversion, packer: Packer, body: (signal: AbortSignal) => Promise<void>) =>
+  Effect.tryPromise({ try: body, catch: (cause) => cause }).pipe(
+    Effect.catch((cause) =>
+      Effect.flatMap(Effect.promise(() => explain(conversion, packer, cause)), (fault) => Effect.fail(fault))
+    )
+  )
+
+const writeCopy = (conversion: Conversion, packer: Packer, copy: Copy) =>
+  Effect.gen(function* () {
+    const content = yield* LowerLayers.content(copy.squashfs, copy.path)
+    yield* feed(conversion, packer, (signal) =>
+      pipeline(
+        async function* () {
+          yield TarWriter.header(copy.entry)
+          yield* content
+          yield TarWriter.padding(copy.entry.size)
+        },
+        packer.stdin,
+        { end: false, signal }
+      )
+    )
+  }).pipe(Effect.scoped)
+
+const finish = Effect.fnUntraced(function* (conversion: Conversion, packer: Packer, closing: Closing) {
+  yield* Effect.forEach(closing.copies, (copy) => writeCopy(conversion, packer, copy), { discard: true })
+  yield* feed(conversion, packer, (signal) => pipeline(closing.rest, packer.stdin, { signal }))
+  const fault = yield* Effect.promise(() => packer.exit)
+  if (fault !== undefined) return yield* fromHost("Packing a layer", { ...fault, said: packer.said() })
+})
+
+/** squashfs superblock (kernel: squashfs_fs.h): magic at 0, bytes_used at 40. */
+const verify = (target: string): Effect.Effect<void, ImageFault> =>
+  Effect.tryPromise({
+    try: async () => {
+      const handle = await fs.open(target, "r")
+      try {
+        const block = Buffer.alloc(96)
+        const { bytesRead } = await handle.read(block, 0, block.length, 0)
+        const { size } = await handle.stat()
+        const isWhole = bytesRead === block.length && block.toString("latin1", 0, 4) === "hsqs"
+        if (!isWhole || block.readBigUInt64LE(40) > BigInt(size)) throw new Error("not a whole squashfs")
+        await handle.sync()
+      } finally {
+        await handle.close()
+      }
+    },
+    catch: (cause) => fromHost("Packing a layer", cause)
+  })
+
+const watchSpace = Effect.fnUntraced(function* (directory: string) {
+  const files = yield* Files
+  while (true) {
+    const free = yield* files.freeBytes(directory).pipe(Effect.mapError((cause) => fromHost("Reading free space", cause)))
+    if (free < freeReserveBytes) {
+      return yield* noSpace(`The disk of the data directory has less than ${freeReserveBytes >> 20} MiB free.`)
+    }
+    yield* Effect.sleep(spaceCheckMs)
+  }
+})
+
+/** One attempt with one plan: the finished file, or the plan that the layer needs instead. */
+const attempt = Effect.fnUntraced(function* (
+  conversion: Conversion,
+  diffHex: string,
+  renames: ReadonlyMap<number, string | null>
+) {
+  const target = `${conversion.directory}/${diffHex}.${randomUUID()}${temporarySuffix}`
+  const packed = yield* packer(target)
+  const stream = new LayerStream(conversion.bounds, renames)
+  yield* feed(conversion, packed, (signal) => runPass(conversion, { stream, renames }, packed.stdin, signal))
+  const needed = stream.tree.renames()
+  if (needed.size > 0 && renames.size === 0) return { _tag: "Again", renames: needed } as const
+  const closing = yield* closeLayer(stream, renames, conversion.lower)
+  yield* finish(conversion, packed, closing)
+  yield* verify(target)
+  packed.keep()
+  return { _tag: "Done", converted: { temporary: target, contextual: closing.contextual } } as const
+})
+
+/**
+ * Converts a layer into a verified, synced file under a temporary name in `directory`; the caller renames it. Fails with
+ * a sentence, and leaves no file behind, where the blob is not what it should be, a bound is met, the disk gets full or
+ * the fiber is interrupted.
+ */
+export const convertLayer = Effect.fnUntraced(function* (
+  conversion: Conversion
+): Effect.fn.Return<Converted, ImageFault, Files> {
+  const hex = conversion.blob.diffId.slice("sha256:".length)
+  const once = (renames: ReadonlyMap<number, string | null>) => Effect.scoped(attempt(conversion, hex, renames))
+  const work = Effect.gen(function* () {
+    const first = yield* once(new Map())
+    const last = first._tag === "Again" ? yield* once(first.renames) : first
+    if (last._tag === "Done") return last.converted
+    return yield* corrupt(`The layer ${short(conversion.blob.diffId)} changed while it was read.`)
+  })
+  return yield* Effect.raceFirst(work, watchSpace(conversion.directory))
+})

@@ -1,0 +1,39 @@
+/**
+ * Where images come from. A source names an image's version exactly (manifest, config), and then brings the blobs that
+ * this host lacks; everything behind that is the same for all sources.
+ */
+import type * as Effect from "effect/Effect"
+import type { Digest } from "../../domain/Ids.ts"
+import type { LayerBlob } from "../convertLayer.ts"
+import type { ImageFault } from "../ImageFault.ts"
+import type { ImageManifest } from "../manifest.ts"
+import type { Reference } from "../Reference.ts"
+
+export interface FetchRequest {
+  readonly reference: Reference
+  readonly manifest: ImageManifest
+  /** Indexes of the layers to bring. */
+  readonly wanted: ReadonlyArray<number>
+  /** The pull's own directory; it is the caller's to remove. What an earlier, broken pull left there may be used. */
+  readonly directory: string
+  /** The blob of a layer is complete. */
+  readonly arrived: (index: number, blob: LayerBlob) => Effect.Effect<void>
+  /** How many bytes of the wanted blobs are here, all together. */
+  readonly progress: (bytes: number) => Effect.Effect<void>
+}
+
+export interface Source {
+  /** What the reference means now, for this host's platform. */
+  readonly resolve: (reference: Reference) => Effect.Effect<ImageManifest, ImageFault>
+  /** Ends when every wanted blob has arrived. Interruption stops the transfer before it returns. */
+  readonly fetch: (request: FetchRequest) => Effect.Effect<void, ImageFault>
+}
+
+/** A blob that lies in a file of its own. */
+export const blobFile = (path: string, size: number, digest: Digest | null, diffId: Digest): LayerBlob => ({
+  path,
+  offset: 0,
+  length: size,
+  digest,
+  diffId
+})
