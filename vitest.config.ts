@@ -1,12 +1,33 @@
 import { defineConfig } from "vitest/config"
 
+/** Two cores: more workers only take turns. */
+const maxWorkers = 2
+
 export default defineConfig({
   test: {
-    include: ["test/**/*.test.ts"],
-    testTimeout: 30_000,
-    hookTimeout: 120_000,
-    // Two cores: more workers only take turns, and live guests want one to themselves.
-    maxWorkers: 2,
-    reporters: ["default"]
+    maxWorkers,
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: "fast",
+          include: ["test/**/*.test.ts"],
+          exclude: ["test/live/**"],
+          testTimeout: 60_000,
+          hookTimeout: 60_000
+        }
+      },
+      {
+        extends: true,
+        test: {
+          name: "live",
+          include: ["test/live/**/*.live.test.ts"],
+          // Guests under software emulation want a core each, and share the host's network tools.
+          fileParallelism: false,
+          testTimeout: 180_000,
+          hookTimeout: 180_000
+        }
+      }
+    ]
   }
 })

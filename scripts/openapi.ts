@@ -1,7 +1,7 @@
 /**
  * Writes openapi.yaml from the schemas; with --check, compares instead and fails when they differ.
  *
- *   npm run openapi [-- --check]
+ *   node scripts/openapi.ts [--check]
  */
 import { readFile, writeFile } from "node:fs/promises"
 import { specYaml } from "../src/http/specification.ts"

@@ -5,6 +5,7 @@
 import * as HttpApi from "effect/http-api/HttpApi"
 import * as OpenApi from "effect/http-api/OpenApi"
 import { version } from "../domain/Version.ts"
+import { EventsGroup } from "./Events.ts"
 import { ImagesGroup } from "./Images.ts"
 import { InstancesGroup } from "./Instances.ts"
 import { SystemGroup } from "./System.ts"
@@ -16,6 +17,7 @@ export class Api extends HttpApi.make("dataplane")
   .add(SystemGroup)
   .add(ImagesGroup)
   .add(InstancesGroup)
+  .add(EventsGroup)
   .annotate(HttpApi.PayloadParseOptions, strict)
   .annotate(HttpApi.QueryParseOptions, strict)
   .annotate(HttpApi.ParamsParseOptions, { errors: "all" })

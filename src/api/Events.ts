@@ -20,7 +20,7 @@ export class EventsGroup extends HttpApiGroup.make("events")
       success: HttpApiSchema.StreamSse({
         events: Schema.Struct({
           id: Schema.String.annotate({ description: "The event's own id: the cursor." }),
-          data: Schema.fromJsonString(InstanceEvent)
+          data: Schema.fromJsonString(Schema.Struct(InstanceEvent.fields))
         })
       })
     }).annotateMerge(

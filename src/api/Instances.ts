@@ -5,7 +5,7 @@ import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import * as OpenApi from "effect/http-api/OpenApi"
 import { InstanceId, Timestamp } from "../domain/Ids.ts"
-import { CreateInstance, Instance, InstanceState } from "../domain/Instance.ts"
+import { CreateInstance, Instance, InstanceState, PatchInstance } from "../domain/Instance.ts"
 import {
   Busy,
   HostUnfit,
@@ -205,6 +205,20 @@ const records = [
   }).annotateMerge(
     OpenApi.annotations({ summary: "One instance", description: "The ETag is its generation." })
   ),
+  HttpApiEndpoint.patch("patch", "/:id", {
+    params: id,
+    payload: PatchInstance,
+    success: Instance,
+    error: [InstanceNotFound, InvalidState, InsufficientMemory, VerbFailed, Busy]
+  })
+    .middleware(JsonBody)
+    .annotateMerge(
+      OpenApi.annotations({
+        summary: "Change an instance",
+        description:
+          "Name, labels and restart policy in any state; memory within memory_max_mb, live while it is Running."
+      })
+    ),
   HttpApiEndpoint.delete("remove", "/:id", {
     params: id,
     success: removed,

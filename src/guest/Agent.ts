@@ -151,17 +151,18 @@ const connected = (endpoint: Endpoint) =>
 
 type Done = Extract<GuestMessage, { readonly type: "done" }>
 
+interface Asker {
+  readonly verb: string
+  readonly answer: Deferred.Deferred<Done, AgentFault>
+}
+
 /** The conversation over one socket. It ends once, for one reason, and takes every waiting request with it. */
-const converse = (socket: net.Socket) => {
+const makeChannel = (socket: net.Socket) => {
   const dialogue = makeDialogue(randomBytes(16).toString("hex"))
   const established = Deferred.makeUnsafe<void, AgentFault>()
   const ready = Deferred.makeUnsafe<void, AgentFault>()
   const closed = Deferred.makeUnsafe<void>()
-  const waiting = new Map<
-    number,
-    { readonly verb: string; readonly answer: Deferred.Deferred<Done, AgentFault> }
-  >()
-
+  const waiting = new Map<number, Asker>()
   let over: AgentFault | undefined
 
   const end = (fault: AgentFault): void => {
@@ -174,50 +175,21 @@ const converse = (socket: net.Socket) => {
   }
 
   const take = (heard: Heard): void => {
-    switch (heard._tag) {
-      case "Established":
-        Deferred.doneUnsafe(established, Effect.void)
-        return
-      case "Ready":
-        Deferred.doneUnsafe(ready, Effect.void)
-        return
-      case "Violation":
-        return end(faultOf("agent", `the guest broke the protocol: ${heard.reason}`))
-      default: {
-        const asker = waiting.get(heard.id)
-        if (asker === undefined) return
-        Deferred.doneUnsafe(
-          asker.answer,
-          heard._tag === "Done"
-            ? Effect.succeed(heard.message)
-            : Effect.fail(faultOf(asker.verb, `the guest refused: ${heard.reason}`))
-        )
-      }
-    }
+    if (heard._tag === "Established") Deferred.doneUnsafe(established, Effect.void)
+    else if (heard._tag === "Ready") Deferred.doneUnsafe(ready, Effect.void)
+    else if (heard._tag === "Violation") {
+      end(faultOf("agent", `the guest broke the protocol: ${heard.reason}`))
+    } else answered(waiting.get(heard.id), heard)
   }
 
   socket.on("data", (chunk: Buffer) => dialogue.hear(chunk).forEach(take))
   socket.on("error", (cause) => end(faultOf("agent", cause.message, cause)))
   socket.on("close", () => end(faultOf("agent", "the channel is closed")))
 
-  const handshake = Effect.sync(() => {
-    if (socket.writableLength === 0) socket.write(dialogue.hello)
-  }).pipe(
-    Effect.repeat(Schedule.spaced(helloIntervalMs)),
-    Effect.raceFirst(Deferred.await(established)),
-    Effect.timeoutOrElse({
-      duration: handshakeTimeoutMs,
-      orElse: () => Effect.sync(() => end(faultOf("agent", `no hello in ${handshakeTimeoutMs} ms`)))
-    }),
-    Effect.ignore
-  )
-
   const say = (verb: string, request: Request) =>
     Effect.suspend(() => {
       if (over !== undefined) return Effect.fail(over)
-      if (socket.writableLength > unsentMaxBytes) {
-        return Effect.fail(faultOf(verb, "the guest does not read"))
-      }
+      if (socket.writableLength > unsentMaxBytes) return Effect.fail(faultOf(verb, "the guest does not read"))
       const asked = dialogue.ask(request)
       if (Option.isNone(asked)) return Effect.fail(faultOf(verb, "the guest owes too many answers"))
       const { id, bytes } = asked.value
@@ -227,19 +199,55 @@ const converse = (socket: net.Socket) => {
       return Deferred.await(answer).pipe(Effect.ensuring(Effect.sync(() => waiting.delete(id))))
     })
 
-  /** The bound covers the handshake as well: a caller never waits for longer, whatever state the channel is in. */
-  const request = (request: Effect.Effect<Request>, verb: string, timeoutMs: number) =>
-    Deferred.await(established).pipe(
-      Effect.andThen(request),
-      Effect.flatMap((it) => say(verb, it)),
-      Effect.timeoutOrElse({
-        duration: timeoutMs,
-        orElse: () => Effect.fail(faultOf(verb, `no answer of the guest in ${timeoutMs} ms`))
-      })
-    )
-
-  return { ready: Deferred.await(ready), closed: Deferred.await(closed), handshake, request, end }
+  return {
+    established: Deferred.await(established),
+    ready: Deferred.await(ready),
+    closed: Deferred.await(closed),
+    greet: Effect.sync(() => {
+      if (socket.writableLength === 0) socket.write(dialogue.hello)
+    }),
+    say,
+    end
+  }
 }
+type Channel = ReturnType<typeof makeChannel>
+
+/** One who has given up is not there any more. */
+const answered = (
+  asker: Asker | undefined,
+  heard: Extract<Heard, { readonly _tag: "Done" | "Refused" }>
+): void => {
+  if (asker === undefined) return
+  Deferred.doneUnsafe(
+    asker.answer,
+    heard._tag === "Done"
+      ? Effect.succeed(heard.message)
+      : Effect.fail(faultOf(asker.verb, `the guest refused: ${heard.reason}`))
+  )
+}
+
+/** Greets until the guest has answered, or for too long. */
+const shakeHands = (channel: Channel) =>
+  channel.greet.pipe(
+    Effect.repeat(Schedule.spaced(helloIntervalMs)),
+    Effect.raceFirst(channel.established),
+    Effect.timeoutOrElse({
+      duration: handshakeTimeoutMs,
+      orElse: () => Effect.sync(() => channel.end(faultOf("agent", `no hello in ${handshakeTimeoutMs} ms`)))
+    }),
+    Effect.ignore
+  )
+
+/** The bound covers the handshake as well: a caller never waits for longer, whatever state the channel is in. */
+const ask = (channel: Channel, verb: string, timeoutMs: number, request: Effect.Effect<Request>) =>
+  channel.established.pipe(
+    Effect.andThen(request),
+    Effect.flatMap((it) => channel.say(verb, it)),
+    Effect.timeoutOrElse({
+      duration: timeoutMs,
+      orElse: () => Effect.fail(faultOf(verb, `no answer of the guest in ${timeoutMs} ms`))
+    })
+  )
 
 const awakening: Effect.Effect<Request> = Effect.map(Clock.currentTimeMillis, (now) => ({
   type: "awaken",
@@ -251,25 +259,24 @@ const awakening: Effect.Effect<Request> = Effect.map(Clock.currentTimeMillis, (n
 export const connectAgent = (endpoint: Endpoint): Effect.Effect<GuestSession, AgentFault, Scope.Scope> =>
   Effect.gen(function* () {
     const socket = yield* connected(endpoint)
-    const talk = yield* Effect.acquireRelease(
-      Effect.sync(() => converse(socket)),
+    const channel = yield* Effect.acquireRelease(
+      Effect.sync(() => makeChannel(socket)),
       (it) => Effect.sync(() => it.end(faultOf("agent", "the session is over")))
     )
-    yield* Effect.forkScoped(talk.handshake)
+    yield* Effect.forkScoped(shakeHands(channel))
     const plain = (type: "ping" | "sync" | "memory", timeoutMs: number) =>
-      talk.request(Effect.succeed({ type }), type, timeoutMs)
+      ask(channel, type, timeoutMs, Effect.succeed({ type }))
     return {
-      ready: talk.ready,
-      closed: talk.closed,
+      ready: channel.ready,
+      closed: channel.closed,
       shutdown: (graceMs) =>
-        talk
-          .request(
-            Effect.succeed({ type: "shutdown", grace_ms: Math.trunc(graceMs) }),
-            "shutdown",
-            requestTimeoutMs
-          )
-          .pipe(Effect.asVoid),
-      awaken: talk.request(awakening, "awaken", requestTimeoutMs).pipe(Effect.asVoid),
+        ask(
+          channel,
+          "shutdown",
+          requestTimeoutMs,
+          Effect.succeed({ type: "shutdown", grace_ms: Math.trunc(graceMs) })
+        ).pipe(Effect.asVoid),
+      awaken: ask(channel, "awaken", requestTimeoutMs, awakening).pipe(Effect.asVoid),
       sync: plain("sync", syncTimeoutMs).pipe(Effect.asVoid),
       ping: plain("ping", requestTimeoutMs).pipe(Effect.asVoid),
       memory: plain("memory", requestTimeoutMs).pipe(

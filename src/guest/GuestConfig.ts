@@ -32,7 +32,13 @@ export const GuestConfig = Schema.Struct({
   layers: Schema.Array(Schema.String),
   overlay: Schema.String,
   network: Schema.NullOr(
-    Schema.Struct({ mac: Mac, ip: Ipv4, prefix: Schema.Int, gateway: Ipv4, dns: Schema.Array(Ipv4) })
+    Schema.Struct({
+      mac: Mac,
+      ip: Ipv4,
+      prefix: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 32 })),
+      gateway: Ipv4,
+      dns: Schema.Array(Ipv4)
+    })
   ),
   volumes: Schema.Array(
     Schema.Struct({ serial: Schema.String, mount_path: Schema.String, readonly: Schema.Boolean })

@@ -44,20 +44,12 @@ export interface Dialogue {
   readonly hear: (chunk: Buffer) => ReadonlyArray<Heard>
 }
 
-export const makeDialogue = (nonce: string): Dialogue => {
-  const decoder = makeFrameDecoder()
-  const owed = new Set<number>()
-  let state: "connecting" | "established" | "broken" = "connecting"
+/** What a message means, given what was said before. */
+const makeRules = (nonce: string, owed: Set<number>) => {
   let ready = false
-  /** Heard since the connection began; once it is established, since the last request. */
-  let unaskedBytes = 0
   let strays = 0
-  let nextId = 1
 
-  const violation = (reason: string): ReadonlyArray<Heard> => {
-    state = "broken"
-    return [Heard.Violation({ reason })]
-  }
+  const violation = (reason: string): ReadonlyArray<Heard> => [Heard.Violation({ reason })]
 
   const news = (): ReadonlyArray<Heard> => {
     if (!ready) {
@@ -68,33 +60,44 @@ export const makeDialogue = (nonce: string): Dialogue => {
     return strays > straysMax ? violation("it says the same again and again") : []
   }
 
+  const answered = (id: number, heard: Heard): ReadonlyArray<Heard> =>
+    owed.delete(id) ? [heard] : violation("it answers what was not asked")
+
+  /** A message before the session is established: nothing but our hello counts. */
   const greeted = (message: GuestMessage): ReadonlyArray<Heard> => {
     if (message.type !== "hello" || message.nonce !== nonce) return []
     if (message.version !== protocolVersion) {
       return violation(`it speaks version ${message.version}, not ${protocolVersion}`)
     }
-    state = "established"
-    unaskedBytes = 0
     return [Heard.Established(), ...(message.ready ? news() : [])]
   }
-
-  const answered = (id: number, heard: Heard): ReadonlyArray<Heard> =>
-    owed.delete(id) ? [heard] : violation("it answers what was not asked")
 
   const told = (message: GuestMessage): ReadonlyArray<Heard> => {
     switch (message.type) {
       case "hello":
         return message.nonce === nonce ? news() : violation("it greets somebody else")
-      case "ready":
-        return news()
       case "done":
         return answered(message.id, Heard.Done({ id: message.id, message }))
       case "refused":
         return answered(message.id, Heard.Refused({ id: message.id, reason: message.reason }))
+      default:
+        return news()
     }
   }
 
-  const take = (piece: Piece): ReadonlyArray<Heard> => {
+  return { greeted, told }
+}
+
+export const makeDialogue = (nonce: string): Dialogue => {
+  const decoder = makeFrameDecoder()
+  const owed = new Set<number>()
+  const rules = makeRules(nonce, owed)
+  let state: "connecting" | "established" | "broken" = "connecting"
+  /** Heard since the connection began; once it is established, since the last request. */
+  let unaskedBytes = 0
+  let nextId = 1
+
+  const meaning = (piece: Piece): ReadonlyArray<Heard> => {
     if (state === "broken") return []
     const frame = piece._tag === "Frame" ? Option.some(piece.frame) : Option.none()
     if (state === "connecting") {
@@ -102,20 +105,31 @@ export const makeDialogue = (nonce: string): Dialogue => {
       return frame.pipe(
         Option.filter((it) => it.payload.includes(nonce)),
         Option.flatMap(parseMessage),
-        Option.match({ onNone: () => [], onSome: greeted })
+        Option.match({ onNone: () => [], onSome: rules.greeted })
       )
     }
-    const message = Option.flatMap(frame, parseMessage)
-    return Option.match(message, { onNone: () => violation("it sends what is no message"), onSome: told })
+    return Option.match(Option.flatMap(frame, parseMessage), {
+      onNone: () => [Heard.Violation({ reason: "it sends what is no message" })],
+      onSome: rules.told
+    })
   }
 
   const tooMuch = (): ReadonlyArray<Heard> => {
-    if (state === "connecting" && unaskedBytes > staleMaxBytes) {
-      return violation(`${unaskedBytes} bytes and no hello among them`)
+    const allowed = state === "connecting" ? staleMaxBytes : unaskedMaxBytes
+    if (state === "broken" || unaskedBytes <= allowed) return []
+    const what = state === "connecting" ? "and no hello among them" : "that nobody asked for"
+    return [Heard.Violation({ reason: `${unaskedBytes} bytes ${what}` })]
+  }
+
+  const note = (heard: ReadonlyArray<Heard>): ReadonlyArray<Heard> => {
+    for (const { _tag } of heard) {
+      if (_tag === "Violation") state = "broken"
+      if (_tag === "Established") {
+        state = "established"
+        unaskedBytes = 0
+      }
     }
-    return state === "established" && unaskedBytes > unaskedMaxBytes
-      ? violation(`${unaskedBytes} bytes that nobody asked for`)
-      : []
+    return heard
   }
 
   return {
@@ -130,7 +144,8 @@ export const makeDialogue = (nonce: string): Dialogue => {
     hear: (chunk) => {
       if (state === "broken") return []
       unaskedBytes += chunk.length
-      return [...decoder.push(chunk).flatMap(take), ...tooMuch()]
+      const heard = decoder.push(chunk).flatMap((piece) => note(meaning(piece)))
+      return [...heard, ...note(tooMuch())]
     }
   }
 }

@@ -13,7 +13,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { run } from "../host/Command.ts"
-import { CommandFault, FileFault } from "../host/Fault.ts"
+import { type CommandFault, FileFault } from "../host/Fault.ts"
 import { Files } from "../host/Files.ts"
 
 /**

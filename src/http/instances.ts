@@ -96,6 +96,8 @@ export const layerInstances = HttpApiBuilder.group(
       create: ({ payload }) =>
         Effect.map(instances.create(payload), (instance) => instanceResponse(instance, 201)),
       get: ({ params }) => Effect.map(instances.get(params.id), (instance) => instanceResponse(instance)),
+      patch: ({ params, payload }) =>
+        Effect.map(instances.patch(params.id, payload), (instance) => instanceResponse(instance)),
       remove: ({ params }) => neverLaunches(instances.remove(params.id)),
       start: ({ params }) => launch(params.id, "start"),
       pause: ({ params }) => command(params.id, "pause"),

@@ -23,6 +23,7 @@ import { logEvent } from "../telemetry/LogEvent.ts"
 import { layerAuthorization } from "./authorization.ts"
 import { HttpBounds } from "./Bounds.ts"
 import { Drain } from "./Drain.ts"
+import { layerEvents } from "./events.ts"
 import { layerImages } from "./images.ts"
 import { layerInstances } from "./instances.ts"
 import { layerResponses } from "./responses.ts"
@@ -84,7 +85,7 @@ const layerListener = Layer.unwrap(
 )
 
 const layerApi = HttpApiBuilder.layer(Api).pipe(
-  Layer.provide([layerSystem, layerImages, layerInstances]),
+  Layer.provide([layerSystem, layerImages, layerInstances, layerEvents]),
   Layer.provide([layerAuthorization, layerValidation, layerJsonBody])
 )
 

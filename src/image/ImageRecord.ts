@@ -75,7 +75,9 @@ export const toBootImage = (id: ImageId, version: ImageVersion, paths: Layout): 
 /** The version of that digest, current or older. */
 export const versionOf = (record: ImageRecord, digest: Digest): Option.Option<ImageVersion> =>
   Option.fromNullishOr(
-    [...(record.current === null ? [] : [record.current]), ...record.previous].find((it) => it.digest === digest)
+    [...(record.current === null ? [] : [record.current]), ...record.previous].find(
+      (it) => it.digest === digest
+    )
   )
 
 /** The names of all layers that a record holds on to. A version at work claims every name that its layers may get. */

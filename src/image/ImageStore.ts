@@ -54,7 +54,9 @@ const load = Effect.fnUntraced(function* ({ files, paths, entries, unreadable }:
         entries.set(record.value.id, { record: record.value, progress: restingProgress(record.value) })
       } else {
         unreadable.add(name)
-        yield* Effect.logError(`The image record ${name} cannot be read; nothing is collected until it is gone.`)
+        yield* Effect.logError(
+          `The image record ${name} cannot be read; nothing is collected until it is gone.`
+        )
       }
     }
   }
@@ -98,12 +100,14 @@ const collect = (host: Host) =>
   )
 
 const drop = (host: Host, id: ImageId) =>
-  host.files.remove(host.paths.image(id)).pipe(
-    Effect.andThen(host.files.sync(host.paths.images)),
-    Effect.andThen(Effect.sync(() => host.entries.delete(id))),
-    Effect.andThen(collect(host)),
-    Effect.uninterruptible
-  )
+  host.files
+    .remove(host.paths.image(id))
+    .pipe(
+      Effect.andThen(host.files.sync(host.paths.images)),
+      Effect.andThen(Effect.sync(() => host.entries.delete(id))),
+      Effect.andThen(collect(host)),
+      Effect.uninterruptible
+    )
 
 const makeStore = (host: Host, lock: Semaphore.Semaphore) => {
   const { entries } = host
@@ -138,6 +142,12 @@ export type ImageStore = ReturnType<typeof makeStore>
 
 export const makeImageStore = (layers: Layers): Effect.Effect<ImageStore, never, Files | Paths> =>
   Effect.gen(function* () {
-    const host: Host = { files: yield* Files, paths: yield* Paths, layers, entries: new Map(), unreadable: new Set() }
+    const host: Host = {
+      files: yield* Files,
+      paths: yield* Paths,
+      layers,
+      entries: new Map(),
+      unreadable: new Set()
+    }
     return makeStore(host, Semaphore.makeUnsafe(1))
   })

@@ -61,7 +61,10 @@ const lostLayer = "A layer of the image is gone from this host. POST the image a
 const isImageId = Schema.is(ImageId)
 
 const notFound = (image: string) =>
-  new ImageNotFound({ detail: `There is no image ${image} on this host. Pull it with POST /images first.`, image })
+  new ImageNotFound({
+    detail: `There is no image ${image} on this host. Pull it with POST /images first.`,
+    image
+  })
 
 const entryOf = (store: ImageStore, id: ImageId) =>
   Effect.suspend(() => {
@@ -120,18 +123,21 @@ const remove = Effect.fnUntraced(function* (
 })
 
 /** Forgets older versions that nobody has, and what only they needed. */
-const collect = Effect.fnUntraced(function* (
-  store: ImageStore,
-  inUse: ReadonlyArray<{ readonly id: ImageId; readonly digest: Digest }>
-) {
-  const used = new Set(inUse.map((it) => `${it.id}@${it.digest}`))
-  for (const { record } of store.all()) {
-    const isUsed = (digest: Digest) => used.has(`${record.id}@${digest}`)
-    if (record.previous.every((it) => isUsed(it.digest))) continue
-    yield* store.update(record.id, (now) => ({ ...now, previous: now.previous.filter((it) => isUsed(it.digest)) }))
-  }
-  yield* store.collect
-}, Effect.catch((fault: FileFault) => Effect.logWarning(`Forgetting image versions failed: ${fault.message}`)))
+const collect = Effect.fnUntraced(
+  function* (store: ImageStore, inUse: ReadonlyArray<{ readonly id: ImageId; readonly digest: Digest }>) {
+    const used = new Set(inUse.map((it) => `${it.id}@${it.digest}`))
+    for (const { record } of store.all()) {
+      const isUsed = (digest: Digest) => used.has(`${record.id}@${digest}`)
+      if (record.previous.every((it) => isUsed(it.digest))) continue
+      yield* store.update(record.id, (now) => ({
+        ...now,
+        previous: now.previous.filter((it) => isUsed(it.digest))
+      }))
+    }
+    yield* store.collect
+  },
+  Effect.catch((fault: FileFault) => Effect.logWarning(`Forgetting image versions failed: ${fault.message}`))
+)
 
 /** Whatever no running work owns: nothing runs yet. */
 const sweep = Effect.fnUntraced(function* ({ files, paths, store }: Admission, layers: Layers) {
@@ -160,7 +166,11 @@ const resume = Effect.fnUntraced(function* ({ store, work, run }: Admission, lay
       const status = current === null ? "failed" : "ready"
       yield* store.update(id, (it) => ({ ...it, status, error: lostUpload, work: null }), startOf(status))
     } else if (here.includes(false)) {
-      yield* store.update(id, (it) => ({ ...it, status: "failed", error: lostLayer, current: null }), startOf("failed"))
+      yield* store.update(
+        id,
+        (it) => ({ ...it, status: "failed", error: lostLayer, current: null }),
+        startOf("failed")
+      )
     }
   }
   yield* store.collect
@@ -186,7 +196,9 @@ const make = Effect.fnUntraced(function* (
   yield* sweep(admission, layers)
   yield* resume(admission, layers)
   const show = ({ record, progress }: Entry) => toImage(record, progress)
-  const full = new Busy({ detail: `${bounds.uploadsAtOnce} archives are being received already. Try again later.` })
+  const full = new Busy({
+    detail: `${bounds.uploadsAtOnce} archives are being received already. Try again later.`
+  })
   const images = Images.of({
     create: (request) => admitReference(admission, request),
     importArchive: <E>(id: ImageId | undefined, archive: Stream.Stream<Uint8Array, E>) =>
@@ -204,7 +216,8 @@ const make = Effect.fnUntraced(function* (
 })
 
 /** The service with bounds of one's own, for tests and small hosts. */
-export const makeImagesLayer = (bounds: ImageBounds): Layer.Layer<Images | ImageGc, FileFault, Files | Paths> =>
-  Layer.effectContext(make(bounds))
+export const makeImagesLayer = (
+  bounds: ImageBounds
+): Layer.Layer<Images | ImageGc, FileFault, Files | Paths> => Layer.effectContext(make(bounds))
 
 export const imagesLayer = makeImagesLayer(defaultImageBounds)

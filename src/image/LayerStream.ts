@@ -84,7 +84,8 @@ export class LayerStream implements TarHandler {
     const parts = components(entry.name)
     const base = parts.at(-1) ?? ""
     const parent = parts.slice(0, -1)
-    if (base === opaqueMarker) this.#mark(this.opaque, parent.length === 0 ? "" : this.tree.locate(`${parent.join("/")}/`))
+    if (base === opaqueMarker)
+      this.#mark(this.opaque, parent.length === 0 ? "" : this.tree.locate(`${parent.join("/")}/`))
     else if (parts.some((it) => it.startsWith(metaPrefix))) return true
     else if (!base.startsWith(whiteoutPrefix)) return false
     else {

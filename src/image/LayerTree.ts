@@ -131,7 +131,12 @@ export class LayerTree {
     else this.#replace(parent, base, directory(entry))
   }
 
-  #placeLink(parent: Node, base: string, at: { readonly inode: number; readonly path: string }, entry: TarEntry) {
+  #placeLink(
+    parent: Node,
+    base: string,
+    at: { readonly inode: number; readonly path: string },
+    entry: TarEntry
+  ) {
     const parts = components(entry.linkname)
     const target = [...this.#follow(parts.slice(0, -1)), ...parts.slice(-1)]
     const targetPath = target.join("/")
@@ -266,7 +271,8 @@ export class LayerTree {
     for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
       yield { path: next.path, attributes: next.node.attributes }
       for (const [name, node] of next.node.children) {
-        if (node.kind === "directory") pending.push({ path: next.path === "" ? name : `${next.path}/${name}`, node })
+        if (node.kind === "directory")
+          pending.push({ path: next.path === "" ? name : `${next.path}/${name}`, node })
       }
     }
   }
@@ -307,7 +313,9 @@ export class LayerTree {
   }
 
   /** Hard links to write, each with the name that its bytes went to. */
-  *links(renames: ReadonlyMap<number, string | null>): Generator<{ readonly path: string; readonly target: string }> {
+  *links(
+    renames: ReadonlyMap<number, string | null>
+  ): Generator<{ readonly path: string; readonly target: string }> {
     const lower = new Map(this.lowerLinks().map((it) => [it.inode, it.path]))
     const written = new Set<string>()
     for (const { path, inode } of this.#links) {

@@ -92,7 +92,9 @@ const field = (stat: string, pattern: RegExp): number => Number(pattern.exec(sta
 
 /** Values with unprintable bytes are shown in hexadecimal. */
 const xattrValue = (value: string): string =>
-  /^0x(?:[0-9A-F]{2})+$/u.test(value) ? Buffer.from(value.slice(2), "hex").toString("latin1") : Buffer.from(value).toString("latin1")
+  /^0x(?:[0-9A-F]{2})+$/u.test(value)
+    ? Buffer.from(value.slice(2), "hex").toString("latin1")
+    : Buffer.from(value).toString("latin1")
 
 /** Mode, owner, time and extended attributes of a name; null where its bytes cannot be asked for. */
 export const attributes = Effect.fnUntraced(function* (
@@ -116,19 +118,24 @@ export const attributes = Effect.fnUntraced(function* (
     xattrs: xattrs.split("\n").flatMap((line): ReadonlyArray<readonly [string, string]> => {
       const equals = line.indexOf("=")
       const key = line.slice(0, Math.max(equals, 0))
-      return key === "" || key.startsWith("trusted.overlay.") ? [] : [[key, xattrValue(line.slice(equals + 1))]]
+      return key === "" || key.startsWith("trusted.overlay.")
+        ? []
+        : [[key, xattrValue(line.slice(equals + 1))]]
     })
   }
 })
 
 /** The bytes of a file. The name has passed `attributes`. */
 export const content = (squashfs: string, path: string) =>
-  Effect.map(spawnPiped("rdsquashfs", ["--cat", argument(path) ?? "/", squashfs]), (child): AsyncIterable<Buffer> => ({
-    async *[Symbol.asyncIterator]() {
-      for await (const chunk of child.stdout) {
-        const bytes: Buffer = chunk
-        yield bytes
+  Effect.map(
+    spawnPiped("rdsquashfs", ["--cat", argument(path) ?? "/", squashfs]),
+    (child): AsyncIterable<Buffer> => ({
+      async *[Symbol.asyncIterator]() {
+        for await (const chunk of child.stdout) {
+          const bytes: Buffer = chunk
+          yield bytes
+        }
+        await child
       }
-      await child
-    }
-  }))
+    })
+  )

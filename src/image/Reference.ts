@@ -76,9 +76,12 @@ export const parse = (text: string): Result.Result<Reference, string> => {
   if (path.toLowerCase() !== path) return no("the repository name must be lower-case")
   if (!domainPattern.test(domain)) return no(`${quoted(domain)} is not a registry host`)
   if (!pathPattern.test(path)) {
-    return no("the repository name may hold lower-case letters, digits and single separators . _ __ - between them")
+    return no(
+      "the repository name may hold lower-case letters, digits and single separators . _ __ - between them"
+    )
   }
-  if (domain.length + 1 + path.length > nameMaxLength) return no(`its name has more than ${nameMaxLength} characters`)
+  if (domain.length + 1 + path.length > nameMaxLength)
+    return no(`its name has more than ${nameMaxLength} characters`)
   const digest = parts.digest === undefined ? null : Digest.make(parts.digest)
   return Result.succeed({ domain, path, tag: parts.tag ?? (digest === null ? "latest" : null), digest })
 }

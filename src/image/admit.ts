@@ -102,7 +102,9 @@ const recordOf = (place: Place, name: string, now: number): ImageRecord =>
 const mustHaveRoom = ({ store, bounds }: Admission) =>
   store.working() < bounds.workMax
     ? Effect.void
-    : Effect.fail(new Busy({ detail: `${bounds.workMax} images are being prepared already. Try again later.` }))
+    : Effect.fail(
+        new Busy({ detail: `${bounds.workMax} images are being prepared already. Try again later.` })
+      )
 
 /** Starts the pull of a reference, or joins the one that is under way. */
 export const admitReference = Effect.fnUntraced(function* (admission: Admission, request: CreateImage) {
@@ -129,7 +131,8 @@ export const admitReference = Effect.fnUntraced(function* (admission: Admission,
 /** The reference that an archive's name means; a bare tag, or no name at all, is `localhost/ID`. */
 const archiveReference = (archive: Archive, id: ImageId | undefined): Reference => {
   const { name } = archive
-  const named = name !== null && /[/:]/u.test(name) ? Option.getOrUndefined(Result.getSuccess(parse(name))) : undefined
+  const named =
+    name !== null && /[/:]/u.test(name) ? Option.getOrUndefined(Result.getSuccess(parse(name))) : undefined
   if (named !== undefined) return named
   const tag = name !== null && /^\w[\w.-]{0,127}$/u.test(name) ? name : "latest"
   const path = id ?? `imported-${digestHex(archive.manifest.digest).slice(0, digestShown)}`
@@ -145,7 +148,9 @@ const accept = (admission: Admission, id: ImageId | undefined, archive: Archive,
       const place = yield* Effect.fromResult(placeOf(store, reference, id))
       const before = recordOf(place, format(reference), yield* Clock.currentTimeMillis)
       if (place._tag === "Known" && isWorking(before)) {
-        return yield* new Busy({ detail: `The image ${before.id} is being prepared now. Import it when that is done.` })
+        return yield* new Busy({
+          detail: `The image ${before.id} is being prepared now. Import it when that is done.`
+        })
       }
       yield* mustHaveRoom(admission)
       const record: ImageRecord = {

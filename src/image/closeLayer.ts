@@ -61,7 +61,8 @@ const openQuestions = ({ tree, whiteouts, opaque }: LayerStream): Open => {
     for (const it of ancestors(path)) if (tree.kindOf(it) === undefined) ask.add(it)
   }
   for (const path of pending) askWithParents(path)
-  for (const path of opaqueAll) if (path !== "" && tree.kindOf(path) === undefined && !isHidden(path)) askWithParents(path)
+  for (const path of opaqueAll)
+    if (path !== "" && tree.kindOf(path) === undefined && !isHidden(path)) askWithParents(path)
   for (const { path, attributes } of tree.directories()) if (attributes === null && path !== "") ask.add(path)
   for (const link of tree.lowerLinks()) ask.add(link.target)
   return { whiteouts: pending, opaque: opaqueAll, ask, root: opaqueAll.has("") }
@@ -85,7 +86,8 @@ export interface Closing {
 const copyOf = (link: LowerLink, answer: LowerLayers.LowerAnswer): Effect.Effect<Copy, ImageFault> =>
   Effect.gen(function* () {
     const found = answer.names.get(link.target)
-    const attributes = found?.kind === "file" ? yield* LowerLayers.attributes(found.squashfs, link.target) : null
+    const attributes =
+      found?.kind === "file" ? yield* LowerLayers.attributes(found.squashfs, link.target) : null
     if (found === undefined || attributes === null) {
       return yield* corrupt(
         `A layer is not sound: its hard link ${shown(link.path)} points to ${shown(link.target)}, which is a file of no layer.`
@@ -146,7 +148,8 @@ export const closeLayer = Effect.fnUntraced(function* (
   }
   for (const path of whiteouts) tree.makeParents(path)
   for (const path of open.opaque) {
-    if (tree.kindOf(path) === undefined && answer.names.get(path)?.kind === "directory") tree.makeDirectory(path)
+    if (tree.kindOf(path) === undefined && answer.names.get(path)?.kind === "directory")
+      tree.makeDirectory(path)
   }
   const copies = yield* Effect.forEach(tree.lowerLinks(), (link) => copyOf(link, answer))
   const directories = yield* directoryEntries(stream, opaque, answer)

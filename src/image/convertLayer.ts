@@ -64,7 +64,9 @@ const passFault = (blob: LayerBlob, bounds: LayerBounds, cause: unknown): ImageF
   if (cause instanceof ImageFault) return cause
   if (cause instanceof LayerTooLarge) {
     const what =
-      cause.message === "bytes" ? `${bounds.layerMaxBytes} bytes unpacked` : `${bounds.layerMaxEntries} entries`
+      cause.message === "bytes"
+        ? `${bounds.layerMaxBytes} bytes unpacked`
+        : `${bounds.layerMaxEntries} entries`
     return tooLarge(`The layer ${short(blob.diffId)} has more than ${what}, which is this service's bound.`)
   }
   if (cause instanceof TarError) {
@@ -111,7 +113,9 @@ const runPass = async (
     { end: false, signal }
   )
   if (blob.digest !== null && `sha256:${blobHash.digest("hex")}` !== blob.digest) {
-    throw corrupt(`The blob of the layer ${short(blob.diffId)} does not have the digest that the manifest says.`)
+    throw corrupt(
+      `The blob of the layer ${short(blob.diffId)} does not have the digest that the manifest says.`
+    )
   }
   if (`sha256:${diffHash.digest("hex")}` !== blob.diffId) {
     throw corrupt(`The layer ${short(blob.diffId)} does not have the digest that the image's config says.`)
@@ -158,7 +162,10 @@ const explain = async (conversion: Conversion, packer: Packer, cause: unknown): 
 const feed = (conversion: Conversion, packer: Packer, body: (signal: AbortSignal) => Promise<void>) =>
   Effect.tryPromise({ try: body, catch: (cause) => cause }).pipe(
     Effect.catch((cause) =>
-      Effect.flatMap(Effect.promise(() => explain(conversion, packer, cause)), (fault) => Effect.fail(fault))
+      Effect.flatMap(
+        Effect.promise(() => explain(conversion, packer, cause)),
+        (fault) => Effect.fail(fault)
+      )
     )
   )
 
@@ -207,9 +214,13 @@ const verify = (target: string): Effect.Effect<void, ImageFault> =>
 const watchSpace = Effect.fnUntraced(function* (directory: string) {
   const files = yield* Files
   while (true) {
-    const free = yield* files.freeBytes(directory).pipe(Effect.mapError((cause) => fromHost("Reading free space", cause)))
+    const free = yield* files
+      .freeBytes(directory)
+      .pipe(Effect.mapError((cause) => fromHost("Reading free space", cause)))
     if (free < freeReserveBytes) {
-      return yield* noSpace(`The disk of the data directory has less than ${freeReserveBytes >> 20} MiB free.`)
+      return yield* noSpace(
+        `The disk of the data directory has less than ${freeReserveBytes >> 20} MiB free.`
+      )
     }
     yield* Effect.sleep(spaceCheckMs)
   }
@@ -243,7 +254,8 @@ export const convertLayer = Effect.fnUntraced(function* (
   conversion: Conversion
 ): Effect.fn.Return<Converted, ImageFault, Files> {
   const hex = conversion.blob.diffId.slice("sha256:".length)
-  const once = (renames: ReadonlyMap<number, string | null>) => Effect.scoped(attempt(conversion, hex, renames))
+  const once = (renames: ReadonlyMap<number, string | null>) =>
+    Effect.scoped(attempt(conversion, hex, renames))
   const work = Effect.gen(function* () {
     const first = yield* once(new Map())
     const last = first._tag === "Again" ? yield* once(first.renames) : first

@@ -102,7 +102,8 @@ const exclusively = <A, E, R>({ busy }: Host, place: Digest, effect: Effect.Effe
       })
   )
 
-const has = ({ files, paths }: Host, key: Digest) => files.exists(paths.layer(key)).pipe(tell("Looking for a layer"))
+const has = ({ files, paths }: Host, key: Digest) =>
+  files.exists(paths.layer(key)).pipe(tell("Looking for a layer"))
 
 /** The layer's name where it is here already. */
 const find = (host: Host, diffId: Digest, place: Digest) =>
@@ -161,7 +162,11 @@ const ensure = Effect.fnUntraced(function* (host: Host, needed: Needed) {
     (diffId, index) => {
       const [place, own] = [places[index], done[index]]
       if (place === undefined || own === undefined) return Effect.fail(hostFault("A layer has no place."))
-      return exclusively(host, place, make(host, needed, { index, diffId, place, lower: lowerOf(index) })).pipe(
+      return exclusively(
+        host,
+        place,
+        make(host, needed, { index, diffId, place, lower: lowerOf(index) })
+      ).pipe(
         Effect.tap(() => needed.onLayer),
         Effect.onExit((exit) => Deferred.done(own, exit))
       )

@@ -104,7 +104,8 @@ export const parseDocument = <S extends Schema.ConstraintDecoder<unknown>>(
   what: string,
   bytes: Uint8Array
 ): Result.Result<S["Type"], ImageFault> => {
-  if (bytes.length > documentMaxBytes) return Result.fail(corrupt(`${what} has more than ${documentMaxBytes} bytes.`))
+  if (bytes.length > documentMaxBytes)
+    return Result.fail(corrupt(`${what} has more than ${documentMaxBytes} bytes.`))
   let json: unknown
   try {
     json = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes))
@@ -133,7 +134,9 @@ export const parseManifest = (bytes: Uint8Array): Result.Result<ParsedManifest, 
     const what = "The image's manifest"
     const shape = yield* parseDocument(Shape, what, bytes)
     if (shape.fsLayers !== undefined) {
-      return yield* Result.fail(unsupported("The image has a manifest of docker's schema 1, which is obsolete: push it again."))
+      return yield* Result.fail(
+        unsupported("The image has a manifest of docker's schema 1, which is obsolete: push it again.")
+      )
     }
     if (shape.manifests !== undefined && (shape.layers !== undefined || shape.config !== undefined)) {
       return yield* Result.fail(corrupt(`${what} is an index and a manifest at once.`))
@@ -145,17 +148,23 @@ export const parseManifest = (bytes: Uint8Array): Result.Result<ParsedManifest, 
     const foreign = manifest.layers.find((it) => it.mediaType !== undefined && !layerTypes.has(it.mediaType))
     if (foreign !== undefined) {
       return yield* Result.fail(
-        unsupported(`The image has a layer of the type ${JSON.stringify(foreign.mediaType)}, which holds no files to run.`)
+        unsupported(
+          `The image has a layer of the type ${JSON.stringify(foreign.mediaType)}, which holds no files to run.`
+        )
       )
     }
     return { _tag: "Manifest" as const, config: manifest.config, layers: manifest.layers }
   })
 
 const platformName = (it: Descriptor): string =>
-  [it.platform?.os, it.platform?.architecture, it.platform?.variant].filter((part) => part !== undefined).join("/")
+  [it.platform?.os, it.platform?.architecture, it.platform?.variant]
+    .filter((part) => part !== undefined)
+    .join("/")
 
 /** The manifest of an index for this host's platform; one without a platform counts where none is better. */
-export const selectPlatform = (manifests: ReadonlyArray<Descriptor>): Result.Result<Descriptor, ImageFault> => {
+export const selectPlatform = (
+  manifests: ReadonlyArray<Descriptor>
+): Result.Result<Descriptor, ImageFault> => {
   const fitting = manifests.filter(
     ({ platform: it }) => it?.os === platform.os && it.architecture === platform.architecture
   )
@@ -166,7 +175,9 @@ export const selectPlatform = (manifests: ReadonlyArray<Descriptor>): Result.Res
   const unnamed = manifests.filter((it) => it.platform === undefined || it.platform === null)
   const [only] = unnamed
   if (only !== undefined) return Result.succeed(only)
-  const names = [...new Set(manifests.map(platformName))].filter((it) => it !== "" && !it.startsWith("unknown"))
+  const names = [...new Set(manifests.map(platformName))].filter(
+    (it) => it !== "" && !it.startsWith("unknown")
+  )
   return Result.fail(
     unknownImage(
       `The image is not made for ${platform.os}/${platform.architecture}` +
@@ -195,14 +206,19 @@ export const assemble = (
     const [os, architecture] = [config.os ?? platform.os, config.architecture ?? platform.architecture]
     if (os !== platform.os || architecture !== platform.architecture) {
       return yield* Result.fail(
-        unknownImage(`The image is made for ${os}/${architecture}; this host runs ${platform.os}/${platform.architecture}.`)
+        unknownImage(
+          `The image is made for ${os}/${architecture}; this host runs ${platform.os}/${platform.architecture}.`
+        )
       )
     }
     const diffIds = config.rootfs.diff_ids
     if (diffIds.length !== blobs.length) {
-      return yield* Result.fail(corrupt("The image's manifest and its config do not have the same number of layers."))
+      return yield* Result.fail(
+        corrupt("The image's manifest and its config do not have the same number of layers.")
+      )
     }
-    if (diffIds.length === 0) return yield* Result.fail(unsupported("The image has no layer, so there is nothing to run."))
+    if (diffIds.length === 0)
+      return yield* Result.fail(unsupported("The image has no layer, so there is nothing to run."))
     const run = config.config ?? {}
     return {
       digest,

@@ -60,7 +60,10 @@ const update = (
   id: ImageId,
   next: (record: ImageRecord) => ImageRecord,
   progress?: ImageProgress
-) => store.update(id, next, progress).pipe(Effect.mapError((cause) => fromHost("Writing the image's record", cause)))
+) =>
+  store
+    .update(id, next, progress)
+    .pipe(Effect.mapError((cause) => fromHost("Writing the image's record", cause)))
 
 /** Moves an image's progress: only ever forwards, and never past the end. */
 const meterOf = (host: Host, id: ImageId) => {
@@ -112,16 +115,28 @@ const complete = Effect.fnUntraced(function* (
     size_bytes: bytes
   }
   const { bytes_total, layers_total } = start(manifest, "converting")
-  const progress = { phase: "ready" as const, bytes_done: bytes_total, bytes_total, layers_done: layers_total, layers_total }
+  const progress = {
+    phase: "ready" as const,
+    bytes_done: bytes_total,
+    bytes_total,
+    layers_done: layers_total,
+    layers_total
+  }
   // What was fetched has become layers. Without it a pull that a crash repeats from here finds them all made.
-  yield* host.files.remove(host.paths.pull(id)).pipe(Effect.mapError((cause) => fromHost("Removing what was fetched", cause)))
+  yield* host.files
+    .remove(host.paths.pull(id))
+    .pipe(Effect.mapError((cause) => fromHost("Removing what was fetched", cause)))
   yield* update(host, id, (record) => promote(record, version), progress)
   const duration = (yield* Clock.currentTimeMillis) - startedAt
   yield* log(host, "image.ready", id, "Image is ready").pipe(Effect.annotateLogs({ duration_ms: duration }))
 })
 
 /** True where the version is the current one and all of it is still here. */
-const isCurrent = Effect.fnUntraced(function* ({ store, layers }: Host, id: ImageId, manifest: ImageManifest) {
+const isCurrent = Effect.fnUntraced(function* (
+  { store, layers }: Host,
+  id: ImageId,
+  manifest: ImageManifest
+) {
   const current = store.get(id)?.record.current
   if (current === undefined || current === null || current.digest !== manifest.digest) return false
   for (const { key } of current.layers) if (!(yield* layers.has(key))) return false
@@ -129,7 +144,12 @@ const isCurrent = Effect.fnUntraced(function* ({ store, layers }: Host, id: Imag
 })
 
 /** Brings the blobs that are lacking, and makes layers of them while they come. */
-const bring = Effect.fnUntraced(function* (host: Host, id: ImageId, reference: Reference, manifest: ImageManifest) {
+const bring = Effect.fnUntraced(function* (
+  host: Host,
+  id: ImageId,
+  reference: Reference,
+  manifest: ImageManifest
+) {
   const diffIds = manifest.layers.map((it) => it.diff_id)
   const wanted = yield* host.layers.missing(diffIds)
   const blobs = new Map<number, Deferred.Deferred<LayerBlob, ImageFault>>()
@@ -161,7 +181,9 @@ const bring = Effect.fnUntraced(function* (host: Host, id: ImageId, reference: R
     diffIds,
     blob: (index) => {
       const deferred = blobs.get(index)
-      return deferred === undefined ? Effect.fail(hostFault("A layer of this host is gone.")) : Deferred.await(deferred)
+      return deferred === undefined
+        ? Effect.fail(hostFault("A layer of this host is gone."))
+        : Deferred.await(deferred)
     },
     onBytes: () => undefined,
     onLayer: meter.layer
@@ -177,7 +199,13 @@ const pull = Effect.fnUntraced(function* (host: Host, id: ImageId, reference: Re
   const manifest = yield* host.registry.resolve(reference)
   if (yield* isCurrent(host, id, manifest)) {
     const { bytes_total, layers_total } = start(manifest, "pulling")
-    const progress = { phase: "ready" as const, bytes_done: bytes_total, bytes_total, layers_done: layers_total, layers_total }
+    const progress = {
+      phase: "ready" as const,
+      bytes_done: bytes_total,
+      bytes_total,
+      layers_done: layers_total,
+      layers_total
+    }
     yield* update(host, id, (record) => ({ ...record, status: "ready", work: null }), progress)
     return yield* log(host, "image.ready", id, "Image is up to date")
   }
@@ -194,7 +222,9 @@ const unpack = Effect.fnUntraced(function* (host: Host, id: ImageId, { manifest,
     diffIds: manifest.layers.map((it) => it.diff_id),
     blob: (index) => {
       const blob = blobs[index]
-      return blob === undefined ? Effect.fail(hostFault("A layer of the archive is gone.")) : Effect.succeed(blob)
+      return blob === undefined
+        ? Effect.fail(hostFault("A layer of the archive is gone."))
+        : Effect.succeed(blob)
     },
     onBytes: (bytes) => meter.bytes((read += bytes)),
     onLayer: meter.layer
@@ -222,10 +252,16 @@ const fail = Effect.fnUntraced(function* (host: Host, id: ImageId, fault: ImageF
   yield* log(host, "image.progress", id, "Image failed").pipe(Effect.annotateLogs({ reason: fault.detail }))
 })
 
-const settled = (host: Host, id: ImageId, effect: Effect.Effect<void, ImageFault, Files>): Effect.Effect<void> =>
+const settled = (
+  host: Host,
+  id: ImageId,
+  effect: Effect.Effect<void, ImageFault, Files>
+): Effect.Effect<void> =>
   effect.pipe(
     Effect.catch((fault) => fail(host, id, fault)),
-    Effect.catchDefect((defect) => fail(host, id, hostFault("The work on the image broke off on this host.", defect))),
+    Effect.catchDefect((defect) =>
+      fail(host, id, hostFault("The work on the image broke off on this host.", defect))
+    ),
     Effect.provideService(Files, host.files)
   )
 
@@ -236,7 +272,9 @@ export const makeWork = (store: ImageStore, layers: Layers, registry: Source) =>
       pull: (id: ImageId, reference: Reference) => settled(host, id, pull(host, id, reference)),
       /** Removes the archive's file at its end, whatever that is. */
       unpack: (id: ImageId, archive: Archive, file: string) =>
-        settled(host, id, unpack(host, id, archive)).pipe(Effect.ensuring(Effect.ignore(host.files.remove(file))))
+        settled(host, id, unpack(host, id, archive)).pipe(
+          Effect.ensuring(Effect.ignore(host.files.remove(file)))
+        )
     }
   })
 

@@ -3,8 +3,9 @@ import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
 import type * as Stream from "effect/Stream"
+import type { InstanceEvent } from "../domain/Event.ts"
 import type { ImageId, InstanceId } from "../domain/Ids.ts"
-import type { CreateInstance, Instance, InstanceState, Verb } from "../domain/Instance.ts"
+import type { CreateInstance, Instance, InstanceState, PatchInstance, Verb } from "../domain/Instance.ts"
 import type {
   Busy,
   HostUnfit,
@@ -98,6 +99,11 @@ export class Instances extends Context.Service<
       verb: Exclude<Verb, "delete">,
       options?: VerbOptions
     ) => Effect.Effect<Instance, VerbProblem>
+    /** Changes what can be changed of an instance that is there; answers when it is durable and, for memory, done. */
+    readonly patch: (
+      id: InstanceId,
+      changes: PatchInstance
+    ) => Effect.Effect<Instance, InstanceNotFound | InvalidState | InsufficientMemory | VerbFailed | Busy>
     readonly remove: (id: InstanceId) => Effect.Effect<void, VerbProblem>
     readonly wait: (
       id: InstanceId,
@@ -108,6 +114,8 @@ export class Instances extends Context.Service<
       id: InstanceId,
       request: LogRequest
     ) => Effect.Effect<Stream.Stream<LogLine>, InstanceNotFound>
+    /** State changes behind the cursor, then live ones; without a cursor live ones only. */
+    readonly events: (after: Option.Option<number>) => Stream.Stream<InstanceEvent>
     /** Runs `Images.remove` under the lock that create takes, so that no instance appears in between. */
     readonly removeImage: (id: ImageId) => Effect.Effect<void, ImageNotFound | ImageInUse>
   }

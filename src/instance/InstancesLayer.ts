@@ -10,7 +10,7 @@ import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
 import { InstanceId, timestamp } from "../domain/Ids.ts"
 import type { BootImage } from "../domain/Image.ts"
-import type { CreateInstance, InstanceSpec, Verb } from "../domain/Instance.ts"
+import type { CreateInstance, InstanceSpec, PatchInstance, Verb } from "../domain/Instance.ts"
 import {
   HostUnfit,
   InstanceExists,
@@ -29,7 +29,8 @@ import { logEvent } from "../telemetry/LogEvent.ts"
 import { Fitness } from "../vmm/Fitness.ts"
 import { Vmm } from "../vmm/Vmm.ts"
 import { availableMb, holdsMemory } from "./admission.ts"
-import { createAnswer, notFound, verbAnswer } from "./answers.ts"
+import { createAnswer, notFound, patchAnswer, verbAnswer } from "./answers.ts"
+import { EventLog } from "./EventLog.ts"
 import { Instances, type LogSource, type VerbOptions } from "./Instances.ts"
 import type { Command } from "./Lifecycle.ts"
 import { begin } from "./Record.ts"
@@ -140,6 +141,7 @@ export const instancesLayer = Layer.effect(
     const images = yield* Images
     const network = yield* Network
     const memory = yield* HostMemory
+    const events = yield* EventLog
     const paths = yield* Paths
     const vmm = yield* Vmm
     const unfit = yield* Fitness
@@ -205,6 +207,15 @@ export const instancesLayer = Layer.effect(
       return actor.view()
     })
 
+    const patch = Effect.fn("Instances.patch")(function* (id: InstanceId, changes: PatchInstance) {
+      const actor = yield* actorOf(id)
+      const view = actor.view()
+      const growth = (changes.memory_mb ?? 0) - view.memory_mb
+      if (growth > 0 && holdsMemory(view)) yield* admit(growth)
+      yield* patchAnswer(id, yield* actor.amend(changes))
+      return actor.view()
+    })
+
     const wait = Effect.fn("Instances.wait")(function* (
       id: InstanceId,
       condition: { readonly state?: string; readonly ready?: boolean; readonly timeoutMs: number }
@@ -245,6 +256,8 @@ export const instancesLayer = Layer.effect(
       list: (filter) => Effect.sync(() => registry.list(filter)),
       listJson: (filter) => Effect.sync(() => registry.listJson(filter)),
       command: (id, verb, options = {}) => send(id, verb, options),
+      patch,
+      events: events.read,
       remove: (id) => Effect.asVoid(send(id, "delete", {})),
       wait,
       logs: (id, request) =>

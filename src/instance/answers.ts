@@ -70,3 +70,20 @@ export const verbAnswer = (
       return Effect.fail(new Busy({ detail: reply.reason }))
   }
 }
+
+/** The reply to a change of an instance. It has no verb of the table: a denial names start, which its memory waits for. */
+export const patchAnswer = (
+  id: InstanceId,
+  reply: Reply
+): Effect.Effect<void, InstanceNotFound | InvalidState | VerbFailed | Busy> => {
+  switch (reply._tag) {
+    case "Failed":
+      return Effect.fail(verbFailed(id, "resize", reply.failure))
+    case "Cancelled":
+      return Effect.fail(
+        verbFailed(id, "resize", { step: "memory", reason: `${reply.by} came before it was done.` })
+      )
+    default:
+      return Effect.catchTag(verbAnswer(id, "start", reply), "VerbCancelled", () => Effect.void)
+  }
+}

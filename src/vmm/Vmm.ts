@@ -19,11 +19,13 @@ import type { Accelerator, VmmKind } from "../domain/Instance.ts"
 import type { InterfaceName, Mac } from "../domain/Network.ts"
 import type { ProcessExit, ProcessIdentity } from "../domain/Process.ts"
 
-/** A disk, named by serial (virtio-blk: at most 20 bytes), never by letter. The serial is its device id as well. */
+/** A disk, named by serial (virtio-blk: at most 20 bytes), never by letter. The serial names its device as well. */
 export interface Disk {
   readonly serial: string
   readonly path: string
   readonly readonly: boolean
+  /** It may be removed while the guest runs, as a volume may. A disk that `addDisk` brought always is. */
+  readonly removable?: boolean
 }
 
 export interface Nic {

@@ -317,9 +317,7 @@ export const vmmProcessesLayer: Layer.Layer<VmmProcesses | VmmLauncher, never, P
         untilDeath: (vmm, logPath, operation) =>
           exit(vmm).pipe(
             Effect.flatMap((how) =>
-              Effect.flatMap(logTail(logPath), (said) =>
-                Effect.fail(ended(operation, how, said))
-              )
+              Effect.flatMap(logTail(logPath), (said) => Effect.fail(ended(operation, how, said)))
             )
           )
       })

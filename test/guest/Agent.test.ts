@@ -181,7 +181,7 @@ const floods: ReadonlyArray<readonly [string, Buffer]> = [
   ["frames that are no messages", Buffer.concat(Array.from({ length: 500 }, () => control({ type: "x" })))]
 ]
 
-it.live.each(floods)("agent: a flood of %s ends the channel", ([_, bytes]) =>
+it.live.each(floods)("agent: a flood of %s ends the channel", ([, bytes]) =>
   Effect.gen(function* () {
     const server = yield* peerServer()
     const session = yield* connectAgent(unix(server.path))

@@ -28,11 +28,11 @@ const plain = ({ cursor, line }: ConsoleLine): ReferenceLine => ({ cursor, line 
 const collect = (directory: string, request: ConsoleRequest) =>
   Stream.runCollect(readLines(directory, request)).pipe(Effect.map((lines) => lines.map(plain)))
 
+const next = (directory: string) => nextRun(directory).pipe(Effect.provide(Files.layer))
+
 /** A run as a VMM makes it: at the path that nextRun names. */
 const writeRun = (directory: string, bytes: Buffer) =>
-  Effect.tap(nextRun(directory), (run) => Effect.promise(() => fs.writeFile(run.path, bytes))).pipe(
-    Effect.provide(Files.layer)
-  )
+  Effect.tap(next(directory), (run) => Effect.promise(() => fs.writeFile(run.path, bytes)))
 
 const append = (file: string, bytes: Buffer | string) => Effect.promise(() => fs.appendFile(file, bytes))
 
@@ -111,7 +111,7 @@ it.live(
             Effect.forkChild
           )
           for (const chunks of [...runs, [Buffer.from("en"), Buffer.from("d\n")]]) {
-            const file = yield* nextRun(directory)
+            const file = yield* next(directory)
             yield* append(file.path, "")
             for (const chunk of chunks) yield* append(file.path, chunk)
           }
@@ -201,7 +201,7 @@ it.live("console: a follower ends when the log's directory is removed, and one t
       Stream.runDrain,
       Effect.forkChild
     )
-    const file = yield* nextRun(directory)
+    const file = yield* next(directory)
     yield* append(file.path, "hello\n")
     yield* Deferred.await(seen)
     yield* Effect.promise(() => fs.rm(directory, { recursive: true }))
@@ -241,12 +241,12 @@ it.live(
   () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory("console")
-      assert.deepInclude(yield* nextRun(directory), { run: 1, base: 0 })
+      assert.deepInclude(yield* next(directory), { run: 1, base: 0 })
       const first = yield* writeRun(directory, Buffer.from("one\n"))
       const second = yield* writeRun(directory, Buffer.from(""))
       assert.deepInclude(second, { run: 2, base: 4 })
       yield* writeRun(directory, Buffer.from("two\n"))
-      assert.deepInclude(yield* nextRun(directory), { run: 4, base: 8 })
+      assert.deepInclude(yield* next(directory), { run: 4, base: 8 })
       yield* append(first.path, "late\n")
       assert.deepStrictEqual(
         (yield* collect(directory, whole)).map((it) => it.line),

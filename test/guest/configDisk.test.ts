@@ -18,7 +18,7 @@ import {
 import { configDiskBytes, GuestConfig, GuestReport, reportBytes } from "../../src/guest/GuestConfig.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
-const small: GuestConfig = Schema.decodeUnknownSync(GuestConfig)({
+const small: GuestConfig = Schema.decodeSync(GuestConfig)({
   version: 1,
   hostname: "guest",
   argv: ["/bin/true"],
@@ -55,7 +55,7 @@ it.prop(
     assert.strictEqual(disk.length, configDiskBytes)
     assert.strictEqual(disk.toString("latin1", 0, 8), "CHDCONF1")
     const json = disk.subarray(12, 12 + disk.readUInt32LE(8)).toString("utf8")
-    assert.deepStrictEqual(Schema.decodeUnknownSync(Schema.fromJsonString(GuestConfig))(json), config)
+    assert.deepStrictEqual(Schema.decodeSync(Schema.fromJsonString(GuestConfig))(json), config)
     assert.isTrue(Option.isNone(decodeReport(disk)))
   },
   { arbitrary: { runs: 30 } }

@@ -127,7 +127,7 @@ const anything = Arbitrary.map(
   Arbitrary.array(Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 255 }))), {
     maxLength: 200
   }),
-  Buffer.from
+  (bytes) => Buffer.from(bytes)
 )
 
 it.prop(

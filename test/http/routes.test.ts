@@ -82,7 +82,7 @@ describe("methods", () => {
         const allowed: ReadonlyArray<readonly [string, string]> = [
           ["/health", "GET, HEAD, OPTIONS"],
           ["/instances", "GET, HEAD, OPTIONS, POST"],
-          ["/instances/a1", "DELETE, GET, HEAD, OPTIONS"],
+          ["/instances/a1", "DELETE, GET, HEAD, OPTIONS, PATCH"],
           ["/instances/a1/start", "OPTIONS, POST"],
           ["/instances/a1/logs", "GET, HEAD, OPTIONS"],
           ["/images/import", "OPTIONS, POST"]
@@ -95,7 +95,7 @@ describe("methods", () => {
             allow,
             ""
           ])
-          const wrong = yield* send(server, "PATCH", path)
+          const wrong = yield* send(server, "PUT", path)
           expect([path, wrong.status, wrong.headers.get("allow")]).toEqual([path, 405, allow])
         }
         const whole = yield* send(server, "GET", "/instances/a1")

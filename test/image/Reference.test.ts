@@ -93,7 +93,23 @@ describe("an image reference", () => {
 })
 
 describe("any parsed reference", () => {
-  const pieces = ["a", "b-c", "library", "x.y", "localhost", "r.io", ":", "/", "@", "5000", "1.0", "A", "..", digest, "_"]
+  const pieces = [
+    "a",
+    "b-c",
+    "library",
+    "x.y",
+    "localhost",
+    "r.io",
+    ":",
+    "/",
+    "@",
+    "5000",
+    "1.0",
+    "A",
+    "..",
+    digest,
+    "_"
+  ]
   it.prop(
     "has one normal form, and its ids are ids",
     [Schema.Array(Schema.Literals(["a", "b-c", ...pieces])).check(Schema.isMaxLength(7))],

@@ -10,7 +10,17 @@ import { execa } from "execa"
 import { ImageId } from "../../src/domain/Ids.ts"
 import { Images } from "../../src/image/Images.ts"
 import { filesBelow, imagesOn, settled } from "../support/image.ts"
-import { dockerArchive, image, layer, layoutFiles, ociArchive, rawTar, sha256, tar, writeLayout } from "../support/layers.ts"
+import {
+  dockerArchive,
+  image,
+  layer,
+  layoutFiles,
+  ociArchive,
+  rawTar,
+  sha256,
+  tar,
+  writeLayout
+} from "../support/layers.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
 const id = ImageId.make("img-sent")
@@ -19,7 +29,13 @@ const gzip = promisify(zlib.gzip)
 const sound = (compression: "gzip" | "zstd" | "none" = "gzip") =>
   Effect.promise(async () =>
     image([
-      await layer([{ name: "bin/", type: "directory", mode: 0o755 }, { name: "bin/a", body: "a".repeat(5000) }], compression),
+      await layer(
+        [
+          { name: "bin/", type: "directory", mode: 0o755 },
+          { name: "bin/a", body: "a".repeat(5000) }
+        ],
+        compression
+      ),
       await layer([{ name: "b", body: "b" }], compression)
     ])
   )
@@ -36,7 +52,10 @@ const onHost = <A, E, R>(
 /** In pieces, as a network would bring it. */
 const stream = (bytes: Buffer) =>
   Stream.fromIterable(
-    Array.from({ length: Math.ceil(bytes.length / 7000) }, (_, at) => new Uint8Array(bytes.subarray(at * 7000, (at + 1) * 7000)))
+    Array.from(
+      { length: Math.ceil(bytes.length / 7000) },
+      (_, at) => new Uint8Array(bytes.subarray(at * 7000, (at + 1) * 7000))
+    )
   )
 
 const imported = (bytes: Buffer, wish: ImageId | undefined = undefined) =>
@@ -56,7 +75,7 @@ describe("an archive", () => {
         assert.deepStrictEqual([ready.id, ready.name], ["img-app-v2", "docker.io/team/app:v2"])
         assert.strictEqual(ready.digest, sha256(built.config))
         assert.strictEqual(ready.progress.bytes_done, ready.progress.bytes_total)
-        assert.deepStrictEqual((yield* filesBelow(path.join(dataDir, "tmp"))), [])
+        assert.deepStrictEqual(yield* filesBelow(path.join(dataDir, "tmp")), [])
         const boot = yield* (yield* Images).resolve("team/app:v2")
         assert.strictEqual(boot.layers.length, 2)
       })
@@ -89,11 +108,19 @@ describe("an archive", () => {
           `oci-archive:${work}/1.tar:latest`
         ].entries()) {
           yield* Effect.promise(() => execa("skopeo", ["copy", "--quiet", `oci:${work}/layout:x`, target]))
-          const file = Stream.fromAsyncIterable(createReadStream(`${work}/${index}.tar`), (cause) => new Error(String(cause)))
+          const file = Stream.fromAsyncIterable(
+            createReadStream(`${work}/${index}.tar`),
+            (cause) => new Error(String(cause))
+          )
           const accepted = yield* (yield* Images).importArchive(undefined, file)
           const ready = yield* settled(accepted.id)
           assert.deepStrictEqual([ready.status, ready.error], ["ready", null])
-          assert.strictEqual(ready.name, index === 0 ? "docker.io/made/by:skopeo" : `localhost/imported-${built.digest.slice(7, 19)}:latest`)
+          assert.strictEqual(
+            ready.name,
+            index === 0
+              ? "docker.io/made/by:skopeo"
+              : `localhost/imported-${built.digest.slice(7, 19)}:latest`
+          )
         }
         // The same layers: made once, named twice.
         assert.strictEqual((yield* filesBelow(path.join(dataDir, "layers"))).length, 2)
@@ -128,7 +155,12 @@ describe("an archive is refused, and leaves nothing", () => {
       bounds
     )
 
-  const expectRefusal = (bytes: Buffer, tag: string, why: RegExp, bounds: Parameters<typeof imagesOn>[1] = {}) =>
+  const expectRefusal = (
+    bytes: Buffer,
+    tag: string,
+    why: RegExp,
+    bounds: Parameters<typeof imagesOn>[1] = {}
+  ) =>
     Effect.map(refused(bytes, bounds), ([found, detail]) => {
       assert.strictEqual(found, tag)
       assert.match(detail, why)
@@ -137,7 +169,11 @@ describe("an archive is refused, and leaves nothing", () => {
   it.live("where it is garbage, empty or a tar of something else", () =>
     Effect.gen(function* () {
       yield* expectRefusal(Buffer.from("garbage".repeat(1000)), "InvalidRequest", /not sound/u)
-      yield* expectRefusal(Buffer.alloc(0), "InvalidRequest", /neither a docker save archive nor an OCI layout/u)
+      yield* expectRefusal(
+        Buffer.alloc(0),
+        "InvalidRequest",
+        /neither a docker save archive nor an OCI layout/u
+      )
       const other = yield* Effect.promise(() => tar([{ name: "hello", body: "world" }]))
       yield* expectRefusal(other, "InvalidRequest", /neither/u)
     })
@@ -154,9 +190,13 @@ describe("an archive is refused, and leaves nothing", () => {
 
   it.live("where it is larger than the bound, also once unpacked", () =>
     Effect.gen(function* () {
-      const bomb = yield* Effect.promise(async () => gzip(await tar([{ name: "zeros", body: Buffer.alloc(3_000_000) }])))
+      const bomb = yield* Effect.promise(async () =>
+        gzip(await tar([{ name: "zeros", body: Buffer.alloc(3_000_000) }]))
+      )
       assert.isBelow(bomb.length, 10_000)
-      yield* expectRefusal(bomb, "PayloadTooLarge", /more than 1000000 bytes/u, { archiveMaxBytes: 1_000_000 })
+      yield* expectRefusal(bomb, "PayloadTooLarge", /more than 1000000 bytes/u, {
+        archiveMaxBytes: 1_000_000
+      })
     })
   )
 
@@ -178,8 +218,16 @@ describe("an archive is refused, and leaves nothing", () => {
         "InvalidRequest",
         /does not have the digest/u
       )
-      yield* expectRefusal(yield* change((it) => it.set(first, Buffer.from("short"))), "InvalidRequest", /size/u)
-      yield* expectRefusal(yield* change((it) => it.set("index.json", Buffer.from("{"))), "InvalidRequest", /not JSON/u)
+      yield* expectRefusal(
+        yield* change((it) => it.set(first, Buffer.from("short"))),
+        "InvalidRequest",
+        /size/u
+      )
+      yield* expectRefusal(
+        yield* change((it) => it.set("index.json", Buffer.from("{"))),
+        "InvalidRequest",
+        /not JSON/u
+      )
     })
   )
 
@@ -213,32 +261,92 @@ describe("a hostile layer fails its image with a sentence, and leaves nothing", 
     )
 
   it.live.each([
-    ["a name that leads out", () => rawTar([{ name: "../../etc/cron.d/x", body: Buffer.from("x") }]), /leads out of the image/u],
-    ["a name below a file", () => rawTar([{ name: "f", body: Buffer.from("x") }, { name: "f/g", body: Buffer.from("y") }]), /not a directory/u],
-    ["a hard link to nothing", () => rawTar([{ name: "l", type: "link", linkname: "/etc/shadow" }]), /a file of no layer/u],
-    ["a hard link to a directory", () => rawTar([{ name: "d", type: "directory" }, { name: "l", type: "link", linkname: "d" }]), /points to a directory/u],
-    ["links in a circle", () => rawTar([{ name: "a", type: "symlink", linkname: "b" }, { name: "b", type: "symlink", linkname: "a" }, { name: "a/x" }]), /too many links/u],
-    ["a whiteout of the directory itself", () => rawTar([{ name: "d/.wh..", body: Buffer.alloc(0) }]), /hides no name/u],
+    [
+      "a name that leads out",
+      () => rawTar([{ name: "../../etc/cron.d/x", body: Buffer.from("x") }]),
+      /leads out of the image/u
+    ],
+    [
+      "a name below a file",
+      () =>
+        rawTar([
+          { name: "f", body: Buffer.from("x") },
+          { name: "f/g", body: Buffer.from("y") }
+        ]),
+      /not a directory/u
+    ],
+    [
+      "a hard link to nothing",
+      () => rawTar([{ name: "l", type: "link", linkname: "/etc/shadow" }]),
+      /a file of no layer/u
+    ],
+    [
+      "a hard link to a directory",
+      () =>
+        rawTar([
+          { name: "d", type: "directory" },
+          { name: "l", type: "link", linkname: "d" }
+        ]),
+      /points to a directory/u
+    ],
+    [
+      "links in a circle",
+      () =>
+        rawTar([
+          { name: "a", type: "symlink", linkname: "b" },
+          { name: "b", type: "symlink", linkname: "a" },
+          { name: "a/x" }
+        ]),
+      /too many links/u
+    ],
+    [
+      "a whiteout of the directory itself",
+      () => rawTar([{ name: "d/.wh..", body: Buffer.alloc(0) }]),
+      /hides no name/u
+    ],
     ["a name of 256 bytes", () => rawTar([{ name: "n".repeat(256) }]), /too long/u],
-    ["a wrong checksum", () => { const it = rawTar([{ name: "f" }]); it[0] = 0x67; return it }, /checksum/u],
-    ["an unknown kind of entry", () => { const it = rawTar([{ name: "f" }]); it.write("Z", 156); it.write("000000", 148); const sum = it.subarray(0, 512).reduce((a, b, i) => a + (i >= 148 && i < 156 ? 32 : b), 0); it.write(sum.toString(8).padStart(6, "0"), 148); return it }, /unknown type/u],
+    [
+      "a wrong checksum",
+      () => {
+        const it = rawTar([{ name: "f" }])
+        it[0] = 0x67
+        return it
+      },
+      /checksum/u
+    ],
+    [
+      "an unknown kind of entry",
+      () => {
+        const it = rawTar([{ name: "f" }])
+        it.write("Z", 156)
+        it.write("000000", 148)
+        const sum = it.subarray(0, 512).reduce((a, b, i) => a + (i >= 148 && i < 156 ? 32 : b), 0)
+        it.write(sum.toString(8).padStart(6, "0"), 148)
+        return it
+      },
+      /unknown type/u
+    ],
     ["an owner that no file can have", () => rawTar([{ name: "f", uid: 0xffff_ffff }]), /out of range/u]
   ] as const)("%s", ([, build, why]) => failing(build(), why))
 
   it.live("more bytes than the bound, holes counted", () =>
     Effect.gen(function* () {
       const bounds = { layerMaxBytes: 1_000_000 }
-      yield* failing(rawTar([{ name: "zeros", body: Buffer.alloc(1_000_001) }]), /more than 1000000 bytes unpacked/u, bounds)
-      const holes = rawTar([{ name: "s", body: Buffer.from("x"), sparse: { realSize: 2 ** 40, extents: [0, 1] } }])
+      yield* failing(
+        rawTar([{ name: "zeros", body: Buffer.alloc(1_000_001) }]),
+        /more than 1000000 bytes unpacked/u,
+        bounds
+      )
+      const holes = rawTar([
+        { name: "s", body: Buffer.from("x"), sparse: { realSize: 2 ** 40, extents: [0, 1] } }
+      ])
       yield* failing(holes, /more than 1000000 bytes unpacked/u, bounds)
     })
   )
 
   it.live("more entries than the bound", () =>
-    failing(
-      rawTar(Array.from({ length: 101 }, (_, at) => ({ name: `f${at}` }))),
-      /more than 100 entries/u,
-      { layerMaxEntries: 100 }
-    )
+    failing(rawTar(Array.from({ length: 101 }, (_, at) => ({ name: `f${at}` }))), /more than 100 entries/u, {
+      layerMaxEntries: 100
+    })
   )
 })

@@ -17,7 +17,9 @@ import { type Case, corpus } from "./corpus.ts"
 const id = ImageId.make("img-corpus")
 
 const build = (it: Case, compression: Compression) =>
-  Effect.promise(async () => image(await Promise.all(it.layers.map(async (bytes) => layerOf(await bytes, compression)))))
+  Effect.promise(async () =>
+    image(await Promise.all(it.layers.map(async (bytes) => layerOf(await bytes, compression))))
+  )
 
 /** What umoci makes of it. */
 const unpacked = (built: ReturnType<typeof image>) =>

@@ -20,7 +20,12 @@ const file = (name: string, body: string | Buffer = name, more: Partial<TestEntr
   ...more
 })
 const link = (name: string, linkname: string): TestEntry => ({ name, type: "link", linkname })
-const symlink = (name: string, linkname: string): TestEntry => ({ name, type: "symlink", linkname, mode: 0o777 })
+const symlink = (name: string, linkname: string): TestEntry => ({
+  name,
+  type: "symlink",
+  linkname,
+  mode: 0o777
+})
 const root = dir("./")
 
 const base = tar([
@@ -43,12 +48,18 @@ const longName = `long/${"n".repeat(90)}/${"m".repeat(240)}/end`
 const sparseBody = Buffer.from("headtail")
 
 export const corpus: ReadonlyArray<Case> = [
-  { name: "a whiteout of a file and of a directory", layers: [base, tar([file("data/.wh.a", ""), file(".wh.secret", "")])] },
+  {
+    name: "a whiteout of a file and of a directory",
+    layers: [base, tar([file("data/.wh.a", ""), file(".wh.secret", "")])]
+  },
   {
     name: "a whiteout of a name that no layer has",
     layers: [base, tar([file("data/.wh.nothing", ""), file("none/.wh.at-all", ""), file("new", "n")])]
   },
-  { name: "whiteouts in the bottom layer", layers: [tar([root, dir("d/"), file("d/.wh.x", ""), file("d/y")])] },
+  {
+    name: "whiteouts in the bottom layer",
+    layers: [tar([root, dir("d/"), file("d/.wh.x", ""), file("d/y")])]
+  },
   {
     name: "an opaque marker before, after and without its directory",
     layers: [
@@ -88,7 +99,17 @@ export const corpus: ReadonlyArray<Case> = [
   },
   {
     name: "hard links inside a layer, before and after, to links and to symbolic links",
-    layers: [tar([root, file("one", "1"), link("two", "one"), link("three", "two"), symlink("s", "one"), dir("d/"), link("d/four", "./one")])]
+    layers: [
+      tar([
+        root,
+        file("one", "1"),
+        link("two", "one"),
+        link("three", "two"),
+        symlink("s", "one"),
+        dir("d/"),
+        link("d/four", "./one")
+      ])
+    ]
   },
   {
     name: "a hard link to a file of a lower layer",
@@ -114,11 +135,23 @@ export const corpus: ReadonlyArray<Case> = [
   },
   {
     name: "names that are absolute, doubled and dotted",
-    layers: [tar([root, dir("/abs/"), file("/abs/f"), file("./dot/./f"), file("a//b"), file("up/../flat"), file("/../clamped")])]
+    layers: [
+      tar([
+        root,
+        dir("/abs/"),
+        file("/abs/f"),
+        file("./dot/./f"),
+        file("a//b"),
+        file("up/../flat"),
+        file("/../clamped")
+      ])
+    ]
   },
   {
     name: "long names and targets",
-    layers: [tar([root, file(longName), symlink("far", `/${"t".repeat(300)}`), link(`${"l".repeat(200)}`, longName)])]
+    layers: [
+      tar([root, file(longName), symlink("far", `/${"t".repeat(300)}`), link(`${"l".repeat(200)}`, longName)])
+    ]
   },
   {
     name: "UTF-8 names, and names that are no UTF-8",
@@ -140,7 +173,12 @@ export const corpus: ReadonlyArray<Case> = [
           name: "newuidmap",
           mode: 0o755,
           body: Buffer.from("elf"),
-          xattrs: [["security.capability", "\x01\x00\x00\x02\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"]]
+          xattrs: [
+            [
+              "security.capability",
+              "\x01\x00\x00\x02\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+            ]
+          ]
         },
         { name: "d/", type: "directory", mode: 0o755, xattrs: [["user.note", "on a directory"]] }
       ]),
@@ -163,7 +201,12 @@ export const corpus: ReadonlyArray<Case> = [
   },
   {
     name: "large ids and old times",
-    layers: [rawTar([{ name: "./", type: "directory", mode: 0o755 }, { name: "big", uid: 3_000_000_000, gid: 2_500_000, mtime: 1, body: Buffer.from("b") }])]
+    layers: [
+      rawTar([
+        { name: "./", type: "directory", mode: 0o755 },
+        { name: "big", uid: 3_000_000_000, gid: 2_500_000, mtime: 1, body: Buffer.from("b") }
+      ])
+    ]
   },
   {
     name: "sparse files",
@@ -176,11 +219,27 @@ export const corpus: ReadonlyArray<Case> = [
   },
   {
     name: "a merged /usr: symbolic links and files that go through them, in one layer",
-    layers: [tar([root, dir("usr/"), dir("usr/bin/", 0o755), symlink("bin", "usr/bin"), file("bin/tool", "t", { mode: 0o755 }), symlink("lib", "/usr/lib"), file("lib/so")])]
+    layers: [
+      tar([
+        root,
+        dir("usr/"),
+        dir("usr/bin/", 0o755),
+        symlink("bin", "usr/bin"),
+        file("bin/tool", "t", { mode: 0o755 }),
+        symlink("lib", "/usr/lib"),
+        file("lib/so")
+      ])
+    ]
   },
-  { name: "aufs' own files", layers: [base, tar([file(".wh..wh.aufs", ""), dir(".wh..wh.plnk/"), file("new")])] },
+  {
+    name: "aufs' own files",
+    layers: [base, tar([file(".wh..wh.aufs", ""), dir(".wh..wh.plnk/"), file("new")])]
+  },
   { name: "an empty layer, twice, between others", layers: [base, tar([]), tar([file("x")]), tar([])] },
-  { name: "the same layer twice", layers: [base, tar([file("data/a", "A")]), tar([file("data/a", "B")]), tar([file("data/a", "A")])] },
+  {
+    name: "the same layer twice",
+    layers: [base, tar([file("data/a", "A")]), tar([file("data/a", "B")]), tar([file("data/a", "A")])]
+  },
   { name: "layers of zstd", layers: [base, tar([file("z"), file(".wh.data", "")])], compression: "zstd" },
   { name: "layers without compression", layers: [base, tar([file("z")])], compression: "none" }
 ]

@@ -30,7 +30,9 @@ const big = Effect.promise(async () =>
 
 const killedAt = (dataDir: string, name: string, moment: string) =>
   Effect.promise(async () => {
-    const child = spawn(process.execPath, [victim, dataDir, name, moment], { stdio: ["ignore", "pipe", "ignore"] })
+    const child = spawn(process.execPath, [victim, dataDir, name, moment], {
+      stdio: ["ignore", "pipe", "ignore"]
+    })
     await once(child.stdout, "data")
     child.kill("SIGKILL")
     await once(child, "exit")
@@ -41,32 +43,39 @@ const toolsOf = (dataDir: string) =>
   Effect.map(processes, (all) => all.filter((it) => it.argv.some((arg) => arg.includes(dataDir))))
 
 describe("a service killed in the middle of a pull", () => {
-  it.live.each(["fetching", "converting", "made"])("while %s leaves nothing half-made, and the next one finishes it", (moment) =>
-    Effect.gen(function* () {
-      const registry = yield* startRegistry()
-      const dataDir = yield* temporaryDirectory("crash")
-      const built = yield* big
-      const name = yield* registry.push("team/big", "latest", built)
-      yield* killedAt(dataDir, name, moment)
-      // What is named like a finished layer is one.
-      for (const file of (yield* filesBelow(path.join(dataDir, "layers"))).filter((it) => it.endsWith(".squashfs"))) {
-        const bytes = yield* Effect.promise(() => fs.readFile(path.join(dataDir, "layers", file)))
-        assert.strictEqual(bytes.toString("latin1", 0, 4), "hsqs")
-        assert.isAtMost(Number(bytes.readBigUInt64LE(40)), bytes.length)
-      }
-      yield* Effect.gen(function* () {
-        const images = yield* Images
-        assert.include(["pending", "pulling"], (yield* images.get(id)).status)
-        const ready = yield* settled(id)
-        assert.deepStrictEqual([ready.status, ready.error, ready.digest], ["ready", null, built.digest])
-        const left = yield* filesBelow(dataDir)
-        assert.deepStrictEqual(left.filter((it) => !it.endsWith(".squashfs")), ["images/img-big.json"])
-        assert.strictEqual(left.length, 3)
-        yield* images.remove(id, [])
-        assert.deepStrictEqual(yield* filesBelow(dataDir), [])
-      }).pipe(Effect.provide(imagesOn(dataDir)))
-      assert.deepStrictEqual(yield* toolsOf(dataDir), [])
-    }).pipe(Effect.scoped)
+  it.live.each(["fetching", "converting", "made"])(
+    "while %s leaves nothing half-made, and the next one finishes it",
+    (moment) =>
+      Effect.gen(function* () {
+        const registry = yield* startRegistry()
+        const dataDir = yield* temporaryDirectory("crash")
+        const built = yield* big
+        const name = yield* registry.push("team/big", "latest", built)
+        yield* killedAt(dataDir, name, moment)
+        // What is named like a finished layer is one.
+        for (const file of (yield* filesBelow(path.join(dataDir, "layers"))).filter((it) =>
+          it.endsWith(".squashfs")
+        )) {
+          const bytes = yield* Effect.promise(() => fs.readFile(path.join(dataDir, "layers", file)))
+          assert.strictEqual(bytes.toString("latin1", 0, 4), "hsqs")
+          assert.isAtMost(Number(bytes.readBigUInt64LE(40)), bytes.length)
+        }
+        yield* Effect.gen(function* () {
+          const images = yield* Images
+          assert.include(["pending", "pulling"], (yield* images.get(id)).status)
+          const ready = yield* settled(id)
+          assert.deepStrictEqual([ready.status, ready.error, ready.digest], ["ready", null, built.digest])
+          const left = yield* filesBelow(dataDir)
+          assert.deepStrictEqual(
+            left.filter((it) => !it.endsWith(".squashfs")),
+            ["images/img-big.json"]
+          )
+          assert.strictEqual(left.length, 3)
+          yield* images.remove(id, [])
+          assert.deepStrictEqual(yield* filesBelow(dataDir), [])
+        }).pipe(Effect.provide(imagesOn(dataDir)))
+        assert.deepStrictEqual(yield* toolsOf(dataDir), [])
+      }).pipe(Effect.scoped)
   )
 })
 

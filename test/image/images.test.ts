@@ -31,7 +31,16 @@ const small = (name: string, config = {}): Effect.Effect<TestImage> =>
         await layer([directory("bin/"), { name: "bin/base", body: "base" }]),
         await layer([directory("app/"), { name: `app/${name}`, body: name.repeat(1000) }])
       ],
-      { config: { Entrypoint: ["/bin/base"], Cmd: ["x"], Env: ["A=1", "B=x=y"], WorkingDir: "/app", User: "7:8", ...config } }
+      {
+        config: {
+          Entrypoint: ["/bin/base"],
+          Cmd: ["x"],
+          Env: ["A=1", "B=x=y"],
+          WorkingDir: "/app",
+          User: "7:8",
+          ...config
+        }
+      }
     )
   )
 
@@ -74,10 +83,16 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
           layers_total: 2
         })
         const boot = yield* images.resolve(name)
-        assert.deepStrictEqual(boot.layers.map((it) => it.diffId), built.layers.map((it) => it.diffId))
+        assert.deepStrictEqual(
+          boot.layers.map((it) => it.diffId),
+          built.layers.map((it) => it.diffId)
+        )
         assert.deepStrictEqual(yield* images.pinned(accepted.id, Digest.make(built.digest)), boot)
         const sizes = yield* Effect.promise(() => Promise.all(boot.layers.map((it) => fs.stat(it.path))))
-        assert.strictEqual(ready.size_bytes, sizes.reduce((sum, it) => sum + it.size, 0))
+        assert.strictEqual(
+          ready.size_bytes,
+          sizes.reduce((sum, it) => sum + it.size, 0)
+        )
         const user = InstanceId.make("vm-1")
         const inUse = yield* Effect.flip(images.remove(accepted.id, [user]))
         assert.strictEqual(inUse._tag, "ImageInUse")
@@ -101,7 +116,10 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
           (it) => images.create({ name: it }),
           { concurrency: "unbounded" }
         )
-        assert.deepStrictEqual(asked.map((it) => it.id), [id("img-once"), id("img-once"), id("img-once")])
+        assert.deepStrictEqual(
+          asked.map((it) => it.id),
+          [id("img-once"), id("img-once"), id("img-once")]
+        )
         assert.strictEqual((yield* settled(id("img-once"))).status, "ready")
         assert.strictEqual((yield* images.list).length, 1)
       })
@@ -122,7 +140,8 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
         assert.strictEqual(shared?.digest, two.layers[0]?.digest)
         const second = yield* images.create({ name, id: id("second") })
         assert.strictEqual((yield* settled(second.id)).status, "ready")
-        const squashfs = (files: ReadonlyArray<string>) => files.filter((it) => it.endsWith(".squashfs")).length
+        const squashfs = (files: ReadonlyArray<string>) =>
+          files.filter((it) => it.endsWith(".squashfs")).length
         assert.strictEqual(squashfs(yield* filesBelow(dataDir)), 3)
         yield* images.remove(first.id, [])
         assert.strictEqual(squashfs(yield* filesBelow(dataDir)), 2)
@@ -154,35 +173,40 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
     )
   )
 
-  it.effect("follow a tag that moved, keep the old version for its instances, and let it go when nobody has it", () =>
-    onFreshHost((dataDir) =>
-      Effect.gen(function* () {
-        const registry = yield* Remote
-        const images = yield* Images
-        const gc = yield* ImageGc
-        const [before, after] = [yield* small("before"), yield* small("after", { Cmd: ["y"] })]
-        const name = yield* registry.push("team/moves", "latest", before)
-        const image = id("img-moves")
-        yield* images.create({ name })
-        yield* settled(image)
-        yield* images.create({ name })
-        assert.strictEqual((yield* settled(image)).digest, before.digest)
-        yield* registry.push("team/moves", "latest", after)
-        const refreshing = yield* images.create({ name })
-        assert.strictEqual(refreshing.digest, before.digest)
-        // While it is refreshed, what was there is usable.
-        assert.strictEqual((yield* images.resolve(name)).digest, Digest.make(before.digest))
-        assert.strictEqual((yield* settled(image)).digest, after.digest)
-        assert.deepStrictEqual((yield* images.resolve(name)).config.cmd, ["y"])
-        const old = yield* images.pinned(image, Digest.make(before.digest))
-        assert.deepStrictEqual(old.config.cmd, ["x"])
-        yield* gc.collect([{ id: image, digest: Digest.make(before.digest) }])
-        for (const it of old.layers) yield* Effect.promise(() => fs.access(it.path))
-        yield* gc.collect([])
-        assert.strictEqual((yield* Effect.flip(images.pinned(image, Digest.make(before.digest))))._tag, "ImageNotFound")
-        assert.strictEqual((yield* filesBelow(dataDir)).length, 3)
-      })
-    )
+  it.effect(
+    "follow a tag that moved, keep the old version for its instances, and let it go when nobody has it",
+    () =>
+      onFreshHost((dataDir) =>
+        Effect.gen(function* () {
+          const registry = yield* Remote
+          const images = yield* Images
+          const gc = yield* ImageGc
+          const [before, after] = [yield* small("before"), yield* small("after", { Cmd: ["y"] })]
+          const name = yield* registry.push("team/moves", "latest", before)
+          const image = id("img-moves")
+          yield* images.create({ name })
+          yield* settled(image)
+          yield* images.create({ name })
+          assert.strictEqual((yield* settled(image)).digest, before.digest)
+          yield* registry.push("team/moves", "latest", after)
+          const refreshing = yield* images.create({ name })
+          assert.strictEqual(refreshing.digest, before.digest)
+          // While it is refreshed, what was there is usable.
+          assert.strictEqual((yield* images.resolve(name)).digest, Digest.make(before.digest))
+          assert.strictEqual((yield* settled(image)).digest, after.digest)
+          assert.deepStrictEqual((yield* images.resolve(name)).config.cmd, ["y"])
+          const old = yield* images.pinned(image, Digest.make(before.digest))
+          assert.deepStrictEqual(old.config.cmd, ["x"])
+          yield* gc.collect([{ id: image, digest: Digest.make(before.digest) }])
+          for (const it of old.layers) yield* Effect.promise(() => fs.access(it.path))
+          yield* gc.collect([])
+          assert.strictEqual(
+            (yield* Effect.flip(images.pinned(image, Digest.make(before.digest))))._tag,
+            "ImageNotFound"
+          )
+          assert.strictEqual((yield* filesBelow(dataDir)).length, 3)
+        })
+      )
   )
 
   it.effect("are chosen from an index by platform, and taken by digest", () =>
@@ -217,21 +241,27 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
     )
   )
 
-  it.effect("with the default id taken get the digest behind it, and a clash with an id of one's own is refused", () =>
-    onFreshHost(() =>
-      Effect.gen(function* () {
-        const registry = yield* Remote
-        const images = yield* Images
-        const one = yield* images.create({ name: yield* registry.push("a/same", "latest", yield* small("a")) })
-        const two = yield* images.create({ name: yield* registry.push("b/same", "latest", yield* small("b")) })
-        assert.strictEqual(one.id, "img-same")
-        assert.match(two.id, /^img-same-[0-9a-f]{8}$/u)
-        const clash = yield* Effect.flip(images.create({ name: "nginx", id: id("img-same") }))
-        assert.strictEqual(clash._tag, "ImageExists")
-        yield* settled(one.id)
-        yield* settled(two.id)
-      })
-    )
+  it.effect(
+    "with the default id taken get the digest behind it, and a clash with an id of one's own is refused",
+    () =>
+      onFreshHost(() =>
+        Effect.gen(function* () {
+          const registry = yield* Remote
+          const images = yield* Images
+          const one = yield* images.create({
+            name: yield* registry.push("a/same", "latest", yield* small("a"))
+          })
+          const two = yield* images.create({
+            name: yield* registry.push("b/same", "latest", yield* small("b"))
+          })
+          assert.strictEqual(one.id, "img-same")
+          assert.match(two.id, /^img-same-[0-9a-f]{8}$/u)
+          const clash = yield* Effect.flip(images.create({ name: "nginx", id: id("img-same") }))
+          assert.strictEqual(clash._tag, "ImageExists")
+          yield* settled(one.id)
+          yield* settled(two.id)
+        })
+      )
   )
 
   it.effect("report progress that only grows, and log it", () => {
@@ -247,9 +277,15 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
         const registry = yield* Remote
         const images = yield* Images
         const built = yield* Effect.promise(async () =>
-          image(await Promise.all([1, 2, 3].map((n) => layer([{ name: `f${n}`, body: Buffer.alloc(3_000_000, `${n}`) }], "none"))))
+          image(
+            await Promise.all(
+              [1, 2, 3].map((n) => layer([{ name: `f${n}`, body: Buffer.alloc(3_000_000, `${n}`) }], "none"))
+            )
+          )
         )
-        const accepted = yield* images.create({ name: yield* registry.push("team/progress", "latest", built) })
+        const accepted = yield* images.create({
+          name: yield* registry.push("team/progress", "latest", built)
+        })
         const seen: Array<number> = []
         const watch = until(accepted.id, (it) => {
           seen.push(it.progress.bytes_done, it.progress.layers_done)
@@ -260,7 +296,10 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
         yield* Deferred.await(isReady)
         for (const part of [0, 1]) {
           const values = seen.filter((_, index) => index % 2 === part)
-          assert.deepStrictEqual(values, values.toSorted((a, b) => a - b))
+          assert.deepStrictEqual(
+            values,
+            values.toSorted((a, b) => a - b)
+          )
         }
         const mine = events.filter((it) => it["image_id"] === accepted.id)
         assert.strictEqual(mine.at(0)?.["event"], "image.progress")
@@ -347,7 +386,11 @@ withLayer(Remote.layer, { excludeTestServices: true })("what goes wrong with a r
       const cases = [
         { blob: garbage, diffId: sha256(garbage), why: /is not a sound archive/u },
         { blob: good.blob.subarray(0, 60), diffId: good.diffId, why: /damaged or cut off/u },
-        { blob: good.blob, diffId: sha256(garbage), why: /does not have the digest that the image's config says/u }
+        {
+          blob: good.blob,
+          diffId: sha256(garbage),
+          why: /does not have the digest that the image's config says/u
+        }
       ]
       for (const [index, { blob, diffId, why }] of cases.entries()) {
         const broken = image([{ ...good, blob, digest: sha256(blob), diffId }])
@@ -388,4 +431,3 @@ withLayer(Remote.layer, { excludeTestServices: true })("what goes wrong with a r
     )
   )
 })
-

@@ -39,7 +39,7 @@ const system = path.resolve(import.meta.dirname, "../../.artifacts/system")
 const mac = "52:54:00:12:34:56"
 
 const config = (fields: object): GuestConfig =>
-  Schema.decodeUnknownSync(GuestConfig)({
+  Schema.decodeSync(GuestConfig)({
     version: 1,
     hostname: "tiny",
     argv: ["/bin/true"],

@@ -2,12 +2,13 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { existsSync, writeFileSync } from "node:fs"
+import { consoleText, createInstance, importImage } from "./guests.ts"
 import { expectNoLeaks, inDataDir, ledger, surplus } from "./leaks.ts"
 import { skipWhere } from "./liveHost.ts"
 import { namespacesMissing } from "./netns.ts"
 import { startService } from "./Service.ts"
 
-describe("the service under test", () => {
+describe("the service under test", { timeout: 90_000 }, () => {
   skipWhere(namespacesMissing)
 
   it.live("starts, answers, survives a restart and leaves nothing", () =>
@@ -49,6 +50,25 @@ describe("the service under test", () => {
       }
       const failure = yield* Effect.exit(expectNoLeaks(service, before))
       assert.strictEqual(failure._tag, "Failure")
+    })
+  )
+
+  it.live("carries an image and an instance through their lives without a leak", () =>
+    Effect.gen(function* () {
+      const service = yield* startService({ env: { VMM: "simulated" } })
+      const before = yield* ledger(service)
+      const image = yield* importImage(service, "img-small", { env: { PATH: "/bin", GREETING: "hello" } })
+      assert.deepInclude(image.env, { GREETING: "hello" })
+      const instance = yield* createInstance(service, { id: "one", name: "One", image: "img-small" })
+      assert.strictEqual(instance.state, "Running")
+      yield* service.client.instances.wait({ params: { id: instance.id }, query: { ready: true } })
+      assert.include(yield* consoleText(service, instance), "ready")
+      const held = surplus(before, yield* ledger(service))
+      assert.isTrue(held.some((line) => line.startsWith("files: instances/one")))
+      yield* service.client.instances.remove({ params: { id: instance.id } })
+      yield* service.client.images.remove({ params: { id: image.id } })
+      // The log of events is the service's own.
+      yield* expectNoLeaks(service, before, (line) => line.startsWith("files: events/"))
     })
   )
 })

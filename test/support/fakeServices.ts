@@ -6,6 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
+import type { InstanceEvent } from "../../src/domain/Event.ts"
 import { Digest, ImageId, InstanceId, timestamp, type Generation } from "../../src/domain/Ids.ts"
 import type { Image } from "../../src/domain/Image.ts"
 import type { CreateInstance, Instance, Verb } from "../../src/domain/Instance.ts"
@@ -21,7 +22,8 @@ import {
   InvalidState,
   type PayloadTooLarge,
   type Unprocessable,
-  WaitTimeout
+  WaitTimeout,
+  type VerbFailed
 } from "../../src/domain/problems.ts"
 import { Images } from "../../src/image/Images.ts"
 import {
@@ -135,6 +137,7 @@ export interface FakeFailures {
   listJson?: Effect.Effect<never>
   command?: Effect.Effect<never, VerbProblem>
   remove?: Effect.Effect<never, VerbProblem>
+  patch?: Effect.Effect<never, InstanceNotFound | InvalidState | VerbFailed | Busy>
   wait?: Effect.Effect<never, InstanceNotFound | WaitTimeout>
   logs?: Effect.Effect<never, InstanceNotFound>
   removeImage?: Effect.Effect<never, ImageNotFound | ImageInUse>
@@ -152,6 +155,7 @@ export interface FakeWorld {
   /** What every call of a name ends with, instead of its answer. */
   readonly failures: FakeFailures
   logs: (id: InstanceId, request: LogRequest) => Stream.Stream<LogLine>
+  events: (after: Option.Option<number>) => Stream.Stream<InstanceEvent>
   /** Hands out one text for the whole list, as the service does between two changes. */
   cacheList: boolean
   /** Bytes of the last imported archive, counted as they came. */
@@ -164,6 +168,7 @@ export const fakeWorld = (): FakeWorld => ({
   calls: [],
   failures: {},
   logs: () => Stream.empty,
+  events: () => Stream.empty,
   cacheList: false,
   imported: { bytes: 0, chunks: 0 }
 })
@@ -262,6 +267,16 @@ const fakeInstances = (world: FakeWorld): Instances["Service"] => {
           : Effect.succeed(cached)
       ),
     command: command(world),
+    patch: (id, changes) =>
+      call("patch", [id, changes], world.failures.patch, () =>
+        Effect.map(find(id), (instance) => {
+          const { name = instance.name, labels = instance.labels, memory_mb = instance.memory_mb } = changes
+          const patched = { ...instance, name, labels, memory_mb, generation: instance.generation + 1 }
+          world.instances.set(id, patched)
+          return patched
+        })
+      ),
+    events: (after) => world.events(after),
     remove: (id) =>
       call("remove", [id], world.failures.remove, () =>
         Effect.map(find(id), () => void world.instances.delete(id))

@@ -137,13 +137,20 @@ const command = (options: MachineOptions): ReadonlyArray<string> => {
     ..."-nodefaults -no-user-config -display none -no-reboot -action panic=exit-failure".split(" "),
     // A clock that is far off, as after a long sleep.
     ..."-rtc base=2001-02-03T04:05:06".split(" "),
-    ...["-kernel", options.kernel, "-initrd", options.initrd, "-append", `console=ttyS0 ${options.cmdline}`],
+    "-kernel",
+    options.kernel,
+    "-initrd",
+    options.initrd,
+    "-append",
+    `console=ttyS0 ${options.cmdline}`,
     ..."-chardev stdio,id=s0,signal=off -serial chardev:s0".split(" "),
-    ...["-chardev", `socket,id=ag,path=${path.join(options.directory, "agent")},server=on,wait=off`],
+    "-chardev",
+    `socket,id=ag,path=${path.join(options.directory, "agent")},server=on,wait=off`,
     ..."-device virtio-serial-pci -device virtserialport,chardev=ag,name=agent.0 -device pvpanic-pci".split(
       " "
     ),
-    ...["-qmp", `unix:${path.join(options.directory, "qmp")},server=on,wait=off`],
+    "-qmp",
+    `unix:${path.join(options.directory, "qmp")},server=on,wait=off`,
     ...drives,
     ...nic
   ]

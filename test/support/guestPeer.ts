@@ -4,6 +4,7 @@ import * as path from "node:path"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
+import type * as Scope from "effect/Scope"
 import { controlKind, encodeFrame, makeFrameDecoder } from "../../src/guest/frame.ts"
 import { temporaryDirectory } from "./temporary.ts"
 
@@ -56,7 +57,7 @@ export interface PeerServer {
 export const peerServer = (
   onMessage: (peer: Peer, message: Said) => void = () => undefined,
   onConnect?: (socket: net.Socket, goOn: () => void) => void
-): Effect.Effect<PeerServer, never, import("effect/Scope").Scope> =>
+): Effect.Effect<PeerServer, never, Scope.Scope> =>
   Effect.gen(function* () {
     const directory = yield* temporaryDirectory("agent")
     const peers = yield* Queue.unbounded<Peer>()

@@ -86,7 +86,8 @@ const collector = () => {
     },
     data: (bytes) => hash.update(bytes),
     dataEnd: () => {
-      if (current !== undefined) files.set(current.name, { entry: current, hash: hash.digest("hex").slice(0, 16) })
+      if (current !== undefined)
+        files.set(current.name, { entry: current, hash: hash.digest("hex").slice(0, 16) })
     }
   })
   return { reader, files }

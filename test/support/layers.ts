@@ -11,7 +11,8 @@ import { type Header, pack } from "tar-stream"
 import { header, padding, trailer } from "../../src/image/tar/TarWriter.ts"
 import type { TarEntry } from "../../src/image/tar/TarEntry.ts"
 
-export const sha256 = (bytes: Uint8Array): string => `sha256:${createHash("sha256").update(bytes).digest("hex")}`
+export const sha256 = (bytes: Uint8Array): string =>
+  `sha256:${createHash("sha256").update(bytes).digest("hex")}`
 
 export type TestEntry = Partial<Omit<Header, "pax">> & {
   readonly name: string
@@ -33,7 +34,8 @@ export const tar = async (entries: ReadonlyArray<TestEntry>): Promise<Buffer> =>
     }
   })()
   for (const { body, ...entry } of entries) {
-    if (entry.type === undefined || entry.type === "file") archive.entry({ mtime, ...entry }, Buffer.from(body ?? ""))
+    if (entry.type === undefined || entry.type === "file")
+      archive.entry({ mtime, ...entry }, Buffer.from(body ?? ""))
     else archive.entry({ mtime, ...entry })
   }
   archive.finalize()

@@ -20,7 +20,12 @@ export interface Registry {
   /** Host and port. */
   readonly domain: string
   readonly push: (repository: string, tag: string, image: TestImage) => Effect.Effect<string>
-  readonly pushManifest: (repository: string, tag: string, manifest: Buffer, mediaType: string) => Effect.Effect<string>
+  readonly pushManifest: (
+    repository: string,
+    tag: string,
+    manifest: Buffer,
+    mediaType: string
+  ) => Effect.Effect<string>
   /** Changes the stored bytes of a blob behind the registry's back. */
   readonly damage: (digest: string, change: (bytes: Buffer) => Buffer) => Effect.Effect<void>
   /** Removes the stored bytes of a blob behind the registry's back. */

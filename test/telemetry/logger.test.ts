@@ -1,4 +1,5 @@
 /** The structured log is an interface: every line of stdout fits its schema, and nothing else gets there. */
+import { stripVTControlCharacters } from "node:util"
 import { expect, it } from "@effect/vitest"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
@@ -101,8 +102,7 @@ it.effect("the level filters, and a terminal gets the same events as sentences",
     expect((yield* record(some, { logLevel: "warn" })).stdout).toHaveLength(1)
     expect((yield* record(some, { logLevel: "error" })).stdout).toHaveLength(0)
     const { stdout } = yield* record(some, { logFormat: "pretty" })
-    // oxlint-disable-next-line no-control-regex
-    expect(stdout[0]?.replace(/\u001b\[\d+m/gu, "")).toMatch(
+    expect(stripVTControlCharacters(stdout[0] ?? "")).toMatch(
       /^\d\d:\d\d:\d\d\.\d{3} vmm\.exited gone reason=signal$/u
     )
   })

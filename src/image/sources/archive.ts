@@ -65,7 +65,8 @@ export class ArchiveIndex implements TarHandler {
   }
 
   entry(entry: TarEntry): void {
-    if (this.#places.size >= archiveMaxEntries) throw new TarError(`it has more than ${archiveMaxEntries} entries`)
+    if (this.#places.size >= archiveMaxEntries)
+      throw new TarError(`it has more than ${archiveMaxEntries} entries`)
     const name = path.posix.join("/", entry.name)
     if (entry.type === "file" && entry.sparse === null) {
       this.#places.set(name, { offset: this.#reader.dataOffset, length: entry.size })
@@ -122,7 +123,9 @@ export const spool = (
           for await (const chunk of decompress(buffers())) {
             bytes += chunk.length
             if (bytes > bounds.archiveMaxBytes) {
-              throw tooLarge(`The archive has more than ${bounds.archiveMaxBytes} bytes unpacked, which is this service's bound.`)
+              throw tooLarge(
+                `The archive has more than ${bounds.archiveMaxBytes} bytes unpacked, which is this service's bound.`
+              )
             }
             if (bytes - checked >= spaceCheckBytes) {
               checked = bytes
@@ -169,18 +172,23 @@ const readPlace = (file: string, place: Place) =>
 
 const document = Effect.fnUntraced(function* (file: string, index: ArchiveIndex, name: string) {
   const place = index.find(name)
-  if (place === undefined) return yield* corrupt(`The archive lacks ${shown(name)}, which its manifest names.`)
-  if (place.length > documentMaxBytes) return yield* corrupt(`${shown(name)} in the archive is longer than it may be.`)
+  if (place === undefined)
+    return yield* corrupt(`The archive lacks ${shown(name)}, which its manifest names.`)
+  if (place.length > documentMaxBytes)
+    return yield* corrupt(`${shown(name)} in the archive is longer than it may be.`)
   return yield* readPlace(file, place)
 })
 
-const blobName = (descriptor: { readonly digest: Descriptor["digest"] }) => `blobs/sha256/${digestHex(descriptor.digest)}`
+const blobName = (descriptor: { readonly digest: Descriptor["digest"] }) =>
+  `blobs/sha256/${digestHex(descriptor.digest)}`
 
 /** A document of an OCI layout, with its digest checked. */
 const blobDocument = Effect.fnUntraced(function* (file: string, index: ArchiveIndex, descriptor: Descriptor) {
   const bytes = yield* document(file, index, blobName(descriptor))
   if (digestOf(bytes) !== descriptor.digest) {
-    return yield* corrupt(`${shown(blobName(descriptor))} in the archive does not have the digest that its name says.`)
+    return yield* corrupt(
+      `${shown(blobName(descriptor))} in the archive does not have the digest that its name says.`
+    )
   }
   return bytes
 })
@@ -194,9 +202,14 @@ const layersOf = (
   Result.all(
     manifest.layers.map((layer, at) => {
       const place = index.find(names[at] ?? "")
-      if (place === undefined) return Result.fail(corrupt(`The archive lacks the layer ${shown(names[at] ?? "")}.`))
+      if (place === undefined)
+        return Result.fail(corrupt(`The archive lacks the layer ${shown(names[at] ?? "")}.`))
       if (layer.digest !== null && place.length !== layer.size) {
-        return Result.fail(corrupt(`The layer ${shown(names[at] ?? "")} in the archive does not have the size that its manifest says.`))
+        return Result.fail(
+          corrupt(
+            `The layer ${shown(names[at] ?? "")} in the archive does not have the size that its manifest says.`
+          )
+        )
       }
       return Result.succeed({ path: file, ...place, digest: layer.digest, diffId: layer.diff_id })
     })
@@ -214,16 +227,18 @@ const nameOf = (descriptors: ReadonlyArray<Descriptor>): string | null => {
   return null
 }
 
-const onlyOne = (count: number) =>
-  unsupported(`The archive holds ${count} images; import one at a time.`)
+const onlyOne = (count: number) => unsupported(`The archive holds ${count} images; import one at a time.`)
 
 const openLayout = Effect.fnUntraced(function* (file: string, index: ArchiveIndex) {
   const root = yield* Effect.fromResult(parseManifest(yield* document(file, index, "index.json")))
   if (root._tag !== "Index") return yield* corrupt("index.json in the archive is not an index.")
   const digests = new Set(root.manifests.map((it) => it.digest))
   const named = nameOf(root.manifests)
-  let descriptor = digests.size === 1 ? root.manifests[0] : yield* Effect.fromResult(selectPlatform(root.manifests))
-  const others = root.manifests.filter((it) => it.digest !== descriptor?.digest && (it.platform ?? null) === null)
+  let descriptor =
+    digests.size === 1 ? root.manifests[0] : yield* Effect.fromResult(selectPlatform(root.manifests))
+  const others = root.manifests.filter(
+    (it) => it.digest !== descriptor?.digest && (it.platform ?? null) === null
+  )
   if (others.length > 0 && (descriptor?.platform ?? null) === null) return yield* onlyOne(digests.size)
   for (let depth = 0; depth < 3 && descriptor !== undefined; depth++) {
     const parsed = yield* Effect.fromResult(parseManifest(yield* blobDocument(file, index, descriptor)))
@@ -255,10 +270,16 @@ export const openArchive = (file: string, index: ArchiveIndex): Effect.Effect<Ar
   const isLayout = index.find("index.json") !== undefined
   const isDockerSave = index.find("manifest.json") !== undefined
   if (!isLayout && !isDockerSave) {
-    return Effect.fail(corrupt("The archive is neither a docker save archive nor an OCI layout: it has no manifest.json and no index.json."))
+    return Effect.fail(
+      corrupt(
+        "The archive is neither a docker save archive nor an OCI layout: it has no manifest.json and no index.json."
+      )
+    )
   }
   if (!isLayout) return openDockerSave(file, index)
   return isDockerSave
-    ? openLayout(file, index).pipe(Effect.catch((fault) => Effect.mapError(openDockerSave(file, index), () => fault)))
+    ? openLayout(file, index).pipe(
+        Effect.catch((fault) => Effect.mapError(openDockerSave(file, index), () => fault))
+      )
     : openLayout(file, index)
 }

@@ -38,7 +38,9 @@ const tlsArgs = (reference: Reference, flag: string) => (isLoopback(reference) ?
 
 /** skopeo takes a tag or a digest, not both; the digest is the more exact one. */
 const transport = (reference: Reference, digest: Digest | null): string =>
-  digest === null ? `docker://${repository(reference)}:${reference.tag ?? "latest"}` : `docker://${repository(reference)}@${digest}`
+  digest === null
+    ? `docker://${repository(reference)}:${reference.tag ?? "latest"}`
+    : `docker://${repository(reference)}@${digest}`
 
 const inspect = (reference: Reference, digest: Digest | null, extra: ReadonlyArray<string>) =>
   retried(
@@ -52,7 +54,9 @@ const inspect = (reference: Reference, digest: Digest | null, extra: ReadonlyArr
   )
 
 const misnamed = (reference: Reference) =>
-  corrupt(`The registry ${reference.domain} sent a document for ${format(reference)} that does not have its digest.`)
+  corrupt(
+    `The registry ${reference.domain} sent a document for ${format(reference)} that does not have its digest.`
+  )
 
 /** Follows indexes to the manifest for this platform. */
 const findManifest = Effect.fnUntraced(function* (reference: Reference) {

@@ -2,7 +2,15 @@
 import * as Effect from "effect/Effect"
 import { CommandFault } from "../../host/Fault.ts"
 import { commandFault, spawnPiped } from "../../host/Command.ts"
-import { corrupt, hostFault, ImageFault, noSpace, timedOut, unknownImage, unsupported } from "../ImageFault.ts"
+import {
+  corrupt,
+  hostFault,
+  ImageFault,
+  noSpace,
+  timedOut,
+  unknownImage,
+  unsupported
+} from "../ImageFault.ts"
 
 const stderrKeptBytes = 4000
 /**
@@ -28,14 +36,20 @@ const rules: ReadonlyArray<Rule> = [
   {
     pattern: /toomanyrequests|too many requests|\b429\b/iu,
     fault: (_image, registry, cause) =>
-      fault("rate-limited", `The registry ${registry} allows no more requests now. Try later, or log in.`, cause)
+      fault(
+        "rate-limited",
+        `The registry ${registry} allows no more requests now. Try later, or log in.`,
+        cause
+      )
   },
   {
-    pattern: /manifest unknown|name unknown|name_unknown|not known to registry|repository .*not found|status(?: code)?:? 404/iu,
+    pattern:
+      /manifest unknown|name unknown|name_unknown|not known to registry|repository .*not found|status(?: code)?:? 404/iu,
     fault: (image, registry, cause) => unknownImage(`The registry ${registry} has no image ${image}.`, cause)
   },
   {
-    pattern: /unauthorized|authentication required|requested access to the resource is denied|\bdenied\b|forbidden|invalid username\/password|\b40[13]\b/iu,
+    pattern:
+      /unauthorized|authentication required|requested access to the resource is denied|\bdenied\b|forbidden|invalid username\/password|\b40[13]\b/iu,
     fault: (image, registry, cause) =>
       fault(
         "unauthorized",
@@ -44,25 +58,34 @@ const rules: ReadonlyArray<Rule> = [
       )
   },
   {
-    pattern: /x509|certificate|server gave http response to https client|first record does not look like a tls/iu,
+    pattern:
+      /x509|certificate|server gave http response to https client|first record does not look like a tls/iu,
     fault: (_image, registry, cause) =>
       unsupported(`The registry ${registry} does not speak TLS that this host trusts.`, cause)
   },
   {
-    pattern: /connection refused|no such host|network is unreachable|no route to host|i\/o timeout|handshake timeout|connection reset|broken pipe|server misbehaving|timeout awaiting|unexpected eof|: eof/iu,
-    fault: (_image, registry, cause) => fault("unreachable", `The registry ${registry} cannot be reached.`, cause)
+    pattern:
+      /connection refused|no such host|network is unreachable|no route to host|i\/o timeout|handshake timeout|connection reset|broken pipe|server misbehaving|timeout awaiting|unexpected eof|: eof/iu,
+    fault: (_image, registry, cause) =>
+      fault("unreachable", `The registry ${registry} cannot be reached.`, cause)
   },
   {
     pattern: /\b50[0-9]\b|internal server error|bad gateway|service unavailable/iu,
-    fault: (_image, registry, cause) => fault("unreachable", `The registry ${registry} fails at the moment.`, cause)
+    fault: (_image, registry, cause) =>
+      fault("unreachable", `The registry ${registry} fails at the moment.`, cause)
   },
   {
-    pattern: /digest.*(?:mismatch|did not match|does not match)|does not match.*digest|verification failed|invalid checksum/iu,
+    pattern:
+      /digest.*(?:mismatch|did not match|does not match)|does not match.*digest|verification failed|invalid checksum/iu,
     fault: (image, registry, cause) =>
-      corrupt(`The registry ${registry} sent bytes for ${image} that do not have the digest that they should have.`, cause)
+      corrupt(
+        `The registry ${registry} sent bytes for ${image} that do not have the digest that they should have.`,
+        cause
+      )
   },
   {
-    pattern: /manifest (?:invalid|type)|unsupported (?:manifest|schema|mime)|invalid character .* looking for|cannot unmarshal/iu,
+    pattern:
+      /manifest (?:invalid|type)|unsupported (?:manifest|schema|mime)|invalid character .* looking for|cannot unmarshal/iu,
     fault: (image, registry, cause) =>
       unsupported(`What the registry ${registry} has as ${image} is not an image that can run.`, cause)
   }
@@ -108,7 +131,9 @@ export const skopeo = (request: SkopeoRun): Effect.Effect<Buffer, ImageFault> =>
           const part: Buffer = chunk
           bytes += part.length
           if (bytes > request.outputMaxBytes) {
-            throw corrupt(`What the registry ${request.registry} says about ${request.image} is longer than it may be.`)
+            throw corrupt(
+              `What the registry ${request.registry} says about ${request.image} is longer than it may be.`
+            )
           }
           chunks.push(part)
         }

@@ -79,7 +79,8 @@ export class TarReader {
   end(): void {
     const clean = this.#state._tag === "Header" && this.#rest.length === 0 && this.#skip === 0
     const pending = this.#pax !== null || this.#longName !== null || this.#longLink !== null
-    if (this.#state._tag !== "Ended" && (!clean || pending)) throw new TarError("it ends in the middle of an entry")
+    if (this.#state._tag !== "Ended" && (!clean || pending))
+      throw new TarError("it ends in the middle of an entry")
   }
 
   /** Takes what it can from the front of `bytes` and says how much; 0 asks for more. */
@@ -193,7 +194,10 @@ export class TarReader {
     if (state.lines === 0 || state.lines < mapLines(first)) return blockBytes
     const extents = parseDataMap(Buffer.concat(state.blocks).toString("latin1"))
     const size = state.entry.size - taken
-    this.#begin({ ...state.entry, size, sparse: { realSize: state.entry.sparse?.realSize ?? 0, extents } }, size)
+    this.#begin(
+      { ...state.entry, size, sparse: { realSize: state.entry.sparse?.realSize ?? 0, extents } },
+      size
+    )
     return blockBytes
   }
 
@@ -219,7 +223,8 @@ const checkSparse = (sparse: SparseMap, size: number): void => {
   for (let at = 0; at + 1 < sparse.extents.length; at += 2) {
     const offset = sparse.extents[at] ?? 0
     const length = sparse.extents[at + 1] ?? 0
-    if (offset < end || offset + length > sparse.realSize) throw new TarError("a sparse file in it has a wrong map")
+    if (offset < end || offset + length > sparse.realSize)
+      throw new TarError("a sparse file in it has a wrong map")
     end = offset + length
     stored += length
   }

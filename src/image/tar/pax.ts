@@ -26,7 +26,8 @@ const types: Readonly<Record<string, TarEntryType>> = {
 
 const integer = (value: string): number => {
   const parsed = /^[0-9]{1,16}$/u.test(value) ? Number(value) : -1
-  if (parsed < 0 || parsed > Number.MAX_SAFE_INTEGER) throw new TarError("a pax header in it has a wrong number")
+  if (parsed < 0 || parsed > Number.MAX_SAFE_INTEGER)
+    throw new TarError("a pax header in it has a wrong number")
   return parsed
 }
 
@@ -123,7 +124,8 @@ export const paxEntry = (
   oldSparse: SparseMap | null
 ): { readonly entry: TarEntry; readonly mapInData: boolean } => {
   const type = types[header.flag]
-  if (type === undefined) throw new TarError(`it has an entry of the unknown type ${JSON.stringify(header.flag)}`)
+  if (type === undefined)
+    throw new TarError(`it has an entry of the unknown type ${JSON.stringify(header.flag)}`)
   const told: Told = records === null ? { sparsePairs: [], xattrs: new Map() } : listen(records)
   const sparse = type === "file" ? (oldSparse ?? sparseOf(told)) : null
   return {

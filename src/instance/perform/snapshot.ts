@@ -127,7 +127,8 @@ export const snapshot = Effect.fnUntraced(function* (subject: Subject, ref: Snap
   const files = yield* Files
   const { paths } = subject
   const control = yield* session(subject).pipe(inStep("attach", "The VMM does not answer."))
-  if (!ref.paused) yield* control.pause.pipe(inStep("pause", "The guest could not be paused."), step("pause"))
+  // Also where it is paused by the record: a resume that failed for the service may have moved the guest all the same.
+  yield* control.pause.pipe(inStep("pause", "The guest could not be paused."), step("pause"))
   const directory = temporaryDirectory(paths, ref.number)
   yield* files.remove(directory).pipe(inStep("snapshot", "The snapshot's directory could not be made."))
   yield* files

@@ -63,13 +63,7 @@ export class QmpFault extends Schema.TaggedError<QmpFault>()("QmpFault", {
 }
 
 /** What a command takes; no bigint, since nothing that is sent is beyond 2^53. */
-export type Json =
-  | null
-  | boolean
-  | number
-  | string
-  | ReadonlyArray<Json>
-  | { readonly [key: string]: Json }
+export type Json = null | boolean | number | string | ReadonlyArray<Json> | { readonly [key: string]: Json }
 
 export interface Qmp {
   /**

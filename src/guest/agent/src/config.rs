@@ -88,8 +88,8 @@ fn network(value: &Json) -> Result<Network, String> {
         mac: text(it.take("mac")?, "mac")?,
         ip: ipv4(it.take("ip")?)?,
         prefix: match it.take("prefix")? {
-            Json::Int(prefix @ 0..=32) => *prefix as u32,
-            _ => return Err("prefix is not 0 to 32".to_string()),
+            Json::Int(prefix @ 1..=32) => *prefix as u32,
+            _ => return Err("prefix is not 1 to 32".to_string()),
         },
         gateway: ipv4(it.take("gateway")?)?,
         dns: list(it.take("dns")?, "dns", ipv4)?,

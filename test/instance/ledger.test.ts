@@ -1,0 +1,129 @@
+/** What the rules do to a host: folded over a host made of sets, in random walks that visit every edge of the table. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Schema from "effect/Schema"
+import { ImageId, InstanceId, Digest, timestamp } from "../../src/domain/Ids.ts"
+import { InterfaceName, Ipv4, Mac } from "../../src/domain/Network.ts"
+import { vmmOf, work } from "../../src/instance/Lifecycle.ts"
+import * as Record from "../../src/instance/Record.ts"
+import { generator } from "../simulation/random.ts"
+import { explore, label } from "./exploration.ts"
+import { begin, rest, restart, stroll, type Walk } from "./walk.ts"
+
+const policies = ["never", "on-failure", "always"] as const
+const seed = Number(process.env["LEDGER_SEED"] ?? 20261124)
+/** Enough for every edge to be met several times; a few seconds in all. */
+const walksMax = 40_000
+const stepsMax = 80
+/** Works that follow each other at most, from any state to rest, with room for a restart by policy. */
+const restSteps = 80
+
+/** What must be so in the state that the instance is in, whatever happened before. */
+const problems = ({ host, lifecycle, disturbed }: Walk): ReadonlyArray<string> => {
+  const { state } = lifecycle
+  const found = [...host.violations]
+  const want = (holds: boolean, what: string) => void (holds || found.push(what))
+  const vmm = vmmOf(state)
+  want(host.vmms.size <= 1, "two VMMs live")
+  want(host.record === (state._tag !== "Gone") || state._tag === "Ending", "the record went too early")
+  if (vmm !== null) want(host.tap, "a VMM without its TAP")
+  if (vmm !== null || state._tag === "Launching" || state._tag === "Loading") want(host.lease, "no lease")
+  if (work(lifecycle) !== null || disturbed) return found
+  if (vmm === null) {
+    want(host.vmms.size === 0, "a VMM that nobody owns")
+    want(!host.tap && !host.run, "a TAP or a run directory that nobody owns")
+  }
+  if (state._tag === "Standby") {
+    const snapshot = host.snapshots.get(state.snapshot.number)
+    want(snapshot?.complete === true, "Standby without a complete snapshot")
+    want(snapshot?.stale !== true, "Standby with the snapshot of a guest that ran on")
+    want(host.snapshots.size === 1, "a snapshot that nobody owns")
+    want(host.lease, "Standby without its lease")
+  }
+  if (state._tag === "Stopped") want(host.snapshots.size === 0 && host.lease, "Stopped with a snapshot, or without lease")
+  if (state._tag === "Gone")
+    want(!host.lease && !host.record && host.snapshots.size === 0, "something is left of an instance that is gone")
+  return found
+}
+
+const told = (walk: Walk) => walk.story.slice(-12).join("\n")
+
+describe.each(policies)("the ledger under restart policy %s", (policy) => {
+  it("stays right through random walks that visit every edge of the table", () => {
+    const wanted = new Set(explore(policy).edges.map((edge) => `${edge.from} ${edge.input}`))
+    const visited = new Set<string>()
+    const random = generator(seed)
+    let walks = 0
+    for (; walks < walksMax && (walks < 2_000 || [...wanted].some((it) => !visited.has(it))); walks++) {
+      const walk = begin(random, policy, random.next() < 0.8, visited)
+      const steps = random.below(stepsMax)
+      for (let step = 0; step < steps && walk.lifecycle.state._tag !== "Gone"; step++) {
+        stroll(walk)
+        assert.deepStrictEqual(problems(walk), [], `walk ${walks}, step ${step}:\n${told(walk)}`)
+      }
+    }
+    assert.deepStrictEqual(
+      [...wanted].filter((it) => !visited.has(it)),
+      [],
+      `edges that ${walks} walks did not visit`
+    )
+  })
+
+  it("comes to a legal state after a kill behind every prefix, and goes on from there", () => {
+    const random = generator(seed + 1)
+    for (let walks = 0; walks < 400; walks++) {
+      const walk = begin(random, policy, random.next() < 0.8, new Set())
+      for (let step = 0; step < stepsMax && walk.lifecycle.state._tag !== "Gone"; step++) {
+        stroll(walk)
+        const kept: Walk = {
+          ...walk,
+          host: structuredClone({ ...walk.host, vmms: new Map(walk.host.vmms) }),
+          story: [...walk.story],
+          visited: new Set(),
+          random: generator(step)
+        }
+        restart(kept, "service", false)
+        assert.isTrue(rest(kept, restSteps), `does not rest after a kill:\n${told(kept)}`)
+        assert.deepStrictEqual(problems(kept), [], `after a kill:\n${told(kept)}`)
+        for (let more = 0; more < 10 && kept.lifecycle.state._tag !== "Gone"; more++) stroll(kept)
+        assert.isTrue(rest(kept, restSteps), `does not rest:\n${told(kept)}`)
+        assert.deepStrictEqual(problems(kept), [], `after a kill and more:\n${told(kept)}`)
+      }
+    }
+  })
+
+  it("is written and read back the same in every state", () => {
+    const json = Schema.fromJsonString(Record.Record)
+    const spec = {
+      id: InstanceId.make("vm"),
+      name: "vm",
+      image: ImageId.make("img-demo"),
+      image_digest: Digest.make(`sha256:${"0".repeat(64)}`),
+      memory_mb: 128,
+      memory_max_mb: 256,
+      vcpus: 1,
+      env: { NAME: "välue\n\u0001" },
+      overlay_mb: 64,
+      volumes: [],
+      network: { enabled: true },
+      command: ["a", ""],
+      entrypoint: null,
+      working_dir: null,
+      user: null,
+      hostname: "vm",
+      labels: {},
+      restart_policy: policy,
+      vmm: "simulated" as const
+    }
+    const lease = {
+      ip: Ipv4.make("10.0.0.2"),
+      mac: Mac.make("52:54:00:00:00:02"),
+      tap: InterfaceName.make("tap-vm")
+    }
+    for (const [name, lifecycle] of explore(policy).states) {
+      const record = { ...Record.begin(spec, lease, true, "1", timestamp(0)), lifecycle }
+      const back = Schema.decodeUnknownSync(json)(Schema.encodeSync(json)(record))
+      assert.deepStrictEqual(back, record, name)
+      assert.strictEqual(label(back.lifecycle.state), name)
+    }
+  })
+})
