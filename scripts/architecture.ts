@@ -60,7 +60,7 @@ const pureFiles: ReadonlyArray<RegExp> = [
   /^src\/instance\/(Lifecycle|project|decide)\.ts$/,
   /^src\/instance\/decide\//,
   /^src\/network\/pool\.ts$/,
-  /^src\/vmm\/qemu\/args\.ts$/,
+  /^src\/vmm\/qemu\/(args|layout)\.ts$/,
   /^src\/vmm\/cloud-hypervisor\/config\.ts$/
 ]
 const isPure = (file: string): boolean => pureFiles.some((it) => it.test(file))

@@ -81,19 +81,39 @@ const programs = async (file: string, blobBytes: number): Promise<Blob> => {
   }
   const list = `${file}.list`
   await fs.writeFile(list, names.join("\n"))
-  const tar = execa("tar", ["-C", "/", "--create", "--file=-", "--files-from", list], { buffer: false, stdout: "pipe" })
+  const tar = execa("tar", ["-C", "/", "--create", "--file=-", "--files-from", list], {
+    buffer: false,
+    stdout: "pipe"
+  })
   const blob = await store("one layer of programs", file, tar.stdout)
   await tar
   return blob
 }
 
 const smallFiles = (file: string, count: number): Promise<Blob> => {
-  const blank = { mode: 0o644, uid: 0, gid: 0, mtime: 1_600_000_000, linkname: "", major: 0, minor: 0, xattrs: [], sparse: null }
+  const blank = {
+    mode: 0o644,
+    uid: 0,
+    gid: 0,
+    mtime: 1_600_000_000,
+    linkname: "",
+    major: 0,
+    minor: 0,
+    xattrs: [],
+    sparse: null
+  }
   function* entries() {
     for (let at = 0; at < count; at++) {
-      if (at % 100 === 0) yield TarWriter.header({ ...blank, name: `d${at / 100}/`, type: "directory", mode: 0o755, size: 0 })
-      const body = Buffer.from(`${at} `.repeat(100 + (at % 300)))
-      yield TarWriter.header({ ...blank, name: `d${Math.floor(at / 100)}/f${at}`, type: "file", size: body.length })
+      if (at % 100 === 0)
+        yield TarWriter.header({ ...blank, name: `d${at / 100}/`, type: "directory", mode: 0o755, size: 0 })
+      const seed = createHash("sha512").update(`${at}`).digest("base64")
+      const body = Buffer.from(`${seed}, and text that packs well.\n`.repeat(4 + (at % 30)))
+      yield TarWriter.header({
+        ...blank,
+        name: `d${Math.floor(at / 100)}/f${at}`,
+        type: "file",
+        size: body.length
+      })
       yield body
       yield TarWriter.padding(body.length)
     }
@@ -137,10 +157,23 @@ const writeLayout = async (blob: Blob, directory: string) => {
   const json = (value: unknown) => Buffer.from(JSON.stringify(value))
   const type = "application/vnd.oci.image"
   await fs.link(blob.file, path.join(blobs, blob.digest.slice("sha256:".length)))
-  const config = await put(json({ os: "linux", architecture: "amd64", config: {}, rootfs: { type: "layers", diff_ids: [blob.diffId] } }))
+  const config = await put(
+    json({
+      os: "linux",
+      architecture: "amd64",
+      config: {},
+      rootfs: { type: "layers", diff_ids: [blob.diffId] }
+    })
+  )
   const layers = [{ mediaType: `${type}.layer.v1.tar+gzip`, digest: blob.digest, size: blob.bytes }]
-  const manifest = await put(json({ schemaVersion: 2, config: { mediaType: `${type}.config.v1+json`, ...config }, layers }))
-  const named = { ...manifest, mediaType: `${type}.manifest.v1+json`, annotations: { "org.opencontainers.image.ref.name": "bench" } }
+  const manifest = await put(
+    json({ schemaVersion: 2, config: { mediaType: `${type}.config.v1+json`, ...config }, layers })
+  )
+  const named = {
+    ...manifest,
+    mediaType: `${type}.manifest.v1+json`,
+    annotations: { "org.opencontainers.image.ref.name": "bench" }
+  }
   await fs.writeFile(path.join(directory, "index.json"), json({ schemaVersion: 2, manifests: [named] }))
   await fs.writeFile(path.join(directory, "oci-layout"), json({ imageLayoutVersion: "1.0.0" }))
 }

@@ -17,10 +17,16 @@ import { type CommandFault, FileFault } from "../host/Fault.ts"
 import { Files } from "../host/Files.ts"
 
 /**
- * What the guest asks of its kernel; a VMM's driver adds its console. Measured under software emulation, spawn to ready:
- * see the table in test/live/guest-boot.live.test.ts.
+ * What the guest asks of its kernel; a VMM's driver adds its console (kernel Documentation, kernel-parameters.txt).
+ *
+ * - `quiet`: only errors on the console, which is the image's; a panic always shows.
+ * - `panic=-1 reboot=t`: a kernel that panicked, or that reboots, is gone at once, so that the VMM ends or says so.
+ * - `no_timer_check`: on a busy host under software emulation the check fails now and then, and with it the boot.
+ * - `cryptomgr.notests`, `8250.nr_uarts=1`: time; test/live/guest-boot.live.test.ts says how much.
+ * - `swiotlb=noforce`: 64 MiB of bounce buffers that virtio does not need, in guests whose memory can grow.
  */
-export const guestCmdline = "quiet panic=-1 reboot=t no_timer_check cryptomgr.notests 8250.nr_uarts=1"
+export const guestCmdline =
+  "quiet panic=-1 reboot=t no_timer_check cryptomgr.notests 8250.nr_uarts=1 swiotlb=noforce"
 
 /** Debian first, then Ubuntu: meta packages that depend on the newest kernel for virtual machines. */
 const metaPackages = ["linux-image-cloud-amd64", "linux-image-kvm", "linux-image-virtual"]

@@ -46,13 +46,16 @@ const syncDirectory = async (directory: string): Promise<void> => {
   }
 }
 
-/** Zeros at the end of a content, from this many on, become a hole instead of blocks. */
-const holeMinBytes = 64 * 1024
+/** Zeros at the end of a content become a hole instead of blocks, in units of this many. */
+const holeBytes = 64 * 1024
+const hole = new Uint8Array(holeBytes)
 
 /** Where the zeros at the end begin. */
 const contentEnd = (content: Uint8Array): number => {
-  const end = content.findLastIndex((byte) => byte !== 0) + 1
-  return content.length - end < holeMinBytes ? content.length : end
+  let end = content.length
+  while (end >= holeBytes && Buffer.compare(content.subarray(end - holeBytes, end), hole) === 0)
+    end -= holeBytes
+  return end
 }
 
 const writeDurable = async (target: string, content: string | Uint8Array): Promise<void> => {

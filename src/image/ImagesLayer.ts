@@ -104,6 +104,15 @@ const pinned = Effect.fnUntraced(function* ({ store, paths }: Admission, id: Ima
   })
 })
 
+/** Names of users in a sentence are bounded. */
+const usersShown = 10
+
+const inUse = (id: ImageId, users: ReadonlyArray<InstanceId>) => {
+  const names = users.slice(0, usersShown).join(", ") + (users.length > usersShown ? ", ..." : "")
+  const detail = `The image ${id} is used by ${names}. Delete ${users.length === 1 ? "that instance" : "those instances"} first.`
+  return new ImageInUse({ detail, image_id: id, instances: [...users] })
+}
+
 const remove = Effect.fnUntraced(function* (
   store: ImageStore,
   cancel: (id: ImageId) => Effect.Effect<void>,
@@ -111,13 +120,7 @@ const remove = Effect.fnUntraced(function* (
   users: ReadonlyArray<InstanceId>
 ) {
   yield* entryOf(store, id)
-  if (users.length > 0) {
-    return yield* new ImageInUse({
-      detail: `The image ${id} is used by ${users.slice(0, 10).join(", ")}${users.length > 10 ? ", ..." : ""}. Delete ${users.length === 1 ? "that instance" : "those instances"} first.`,
-      image_id: id,
-      instances: [...users]
-    })
-  }
+  yield* users.length > 0 ? Effect.fail(inUse(id, users)) : Effect.void
   yield* cancel(id)
   yield* store.drop(id).pipe(Effect.orDie)
 })

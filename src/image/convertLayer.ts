@@ -12,9 +12,11 @@ import { createHash, randomUUID } from "node:crypto"
 import * as fs from "node:fs/promises"
 import type { Writable } from "node:stream"
 import { pipeline } from "node:stream/promises"
+import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import type { Digest } from "../domain/Ids.ts"
 import { commandFault, spawnPiped } from "../host/Command.ts"
+import { CommandFault } from "../host/Fault.ts"
 import { Files } from "../host/Files.ts"
 import { closeLayer, type Closing, type Copy } from "./closeLayer.ts"
 import { type BlobRange, decompress, readRange } from "./decompress.ts"
@@ -44,14 +46,10 @@ export interface Conversion {
   readonly directory: string
   /** The squashfs files of the layers below, topmost first; awaited only where this layer says something about them. */
   readonly lower: Effect.Effect<ReadonlyArray<string>, ImageFault>
+  /** Where the finished squashfs goes, in `directory`. */
+  readonly target: (isContextual: boolean) => string
   /** Called with the count of the blob's bytes that were read since the last call. */
   readonly onBytes: (bytes: number) => void
-}
-
-export interface Converted {
-  /** A finished file under a temporary name. */
-  readonly temporary: string
-  readonly contextual: boolean
 }
 
 /** True for names that a conversion which never ended left behind. */
@@ -122,11 +120,10 @@ const runPass = async (
   }
 }
 
-/** tar2sqfs writing to a new file, ended and its file removed with the scope unless it is `kept`. */
+/** tar2sqfs writing to a new file; with the scope it is ended, and the file removed where it still has that name. */
 const packer = Effect.fnUntraced(function* (target: string) {
   const files = yield* Files
-  let kept = false
-  yield* Effect.addFinalizer(() => (kept ? Effect.void : Effect.ignore(files.remove(target))))
+  yield* Effect.addFinalizer(() => Effect.ignore(files.remove(target)))
   const args = ["--quiet", "--no-skip", "--compressor", "zstd", "--comp-extra", "level=1", target]
   const child = yield* spawnPiped("tar2sqfs", args)
   child.stdout.resume()
@@ -135,38 +132,35 @@ const packer = Effect.fnUntraced(function* (target: string) {
   // Its end is awaited by `exit`; until then a broken pipe is what the writer sees.
   const exit = child.then(
     () => undefined,
-    (cause: unknown) => commandFault("tar2sqfs", args, cause)
-  )
-  return {
-    stdin: child.stdin,
-    exit,
-    said: () => said,
-    keep: () => {
-      kept = true
+    (cause: unknown) => {
+      const { command, outcome, exitCode } = commandFault("tar2sqfs", args, cause)
+      return new CommandFault({ command, args, outcome, exitCode, stderr: said, cause })
     }
-  }
+  )
+  return { stdin: child.stdin, exit }
 })
 
 type Packer = Effect.Success<ReturnType<typeof packer>>
 
-/** Where the packer's pipe broke, the packer knows why. */
-const explain = async (conversion: Conversion, packer: Packer, cause: unknown): Promise<ImageFault> => {
-  const code = cause instanceof Error && "code" in cause ? cause.code : ""
-  if (code !== "EPIPE" && code !== "ECONNRESET") return passFault(conversion.blob, conversion.bounds, cause)
-  const fault = await packer.exit
-  return /no space left/iu.test(packer.said())
+const packingFault = (fault: CommandFault | undefined): ImageFault =>
+  fault !== undefined && /no space left/iu.test(fault.stderr)
     ? noSpace("The disk of the data directory is full.", fault)
-    : fromHost("Packing a layer", { ...fault, said: packer.said() })
-}
+    : fromHost("Packing a layer", fault)
 
+class Broken extends Data.TaggedError("Broken")<{ readonly cause: unknown }> {}
+
+/** Writes to the packer. Where its pipe breaks, the packer knows why. */
 const feed = (conversion: Conversion, packer: Packer, body: (signal: AbortSignal) => Promise<void>) =>
-  Effect.tryPromise({ try: body, catch: (cause) => cause }).pipe(
-    Effect.catch((cause) =>
-      Effect.flatMap(
-        Effect.promise(() => explain(conversion, packer, cause)),
-        (fault) => Effect.fail(fault)
-      )
-    )
+  Effect.tryPromise({ try: body, catch: (cause) => new Broken({ cause }) }).pipe(
+    Effect.catch(({ cause }) => {
+      const code = cause instanceof Error && "code" in cause ? cause.code : ""
+      return code === "EPIPE" || code === "ECONNRESET"
+        ? Effect.flatMap(
+            Effect.promise(() => packer.exit),
+            (fault) => Effect.fail(packingFault(fault))
+          )
+        : Effect.fail(passFault(conversion.blob, conversion.bounds, cause))
+    })
   )
 
 const writeCopy = (conversion: Conversion, packer: Packer, copy: Copy) =>
@@ -189,7 +183,7 @@ const finish = Effect.fnUntraced(function* (conversion: Conversion, packer: Pack
   yield* Effect.forEach(closing.copies, (copy) => writeCopy(conversion, packer, copy), { discard: true })
   yield* feed(conversion, packer, (signal) => pipeline(closing.rest, packer.stdin, { signal }))
   const fault = yield* Effect.promise(() => packer.exit)
-  if (fault !== undefined) return yield* fromHost("Packing a layer", { ...fault, said: packer.said() })
+  yield* fault === undefined ? Effect.void : Effect.fail(packingFault(fault))
 })
 
 /** squashfs superblock (kernel: squashfs_fs.h): magic at 0, bytes_used at 40. */
@@ -232,34 +226,37 @@ const attempt = Effect.fnUntraced(function* (
   diffHex: string,
   renames: ReadonlyMap<number, string | null>
 ) {
-  const target = `${conversion.directory}/${diffHex}.${randomUUID()}${temporarySuffix}`
-  const packed = yield* packer(target)
+  const files = yield* Files
+  const temporary = `${conversion.directory}/${diffHex}.${randomUUID()}${temporarySuffix}`
+  const packed = yield* packer(temporary)
   const stream = new LayerStream(conversion.bounds, renames)
   yield* feed(conversion, packed, (signal) => runPass(conversion, { stream, renames }, packed.stdin, signal))
   const needed = stream.tree.renames()
   if (needed.size > 0 && renames.size === 0) return { _tag: "Again", renames: needed } as const
   const closing = yield* closeLayer(stream, renames, conversion.lower)
   yield* finish(conversion, packed, closing)
-  yield* verify(target)
-  packed.keep()
-  return { _tag: "Done", converted: { temporary: target, contextual: closing.contextual } } as const
+  yield* verify(temporary)
+  yield* Effect.uninterruptible(files.rename(temporary, conversion.target(closing.contextual))).pipe(
+    Effect.mapError((cause) => fromHost("Storing a layer", cause))
+  )
+  return { _tag: "Done", isContextual: closing.contextual } as const
 })
 
 /**
- * Converts a layer into a verified, synced file under a temporary name in `directory`; the caller renames it. Fails with
- * a sentence, and leaves no file behind, where the blob is not what it should be, a bound is met, the disk gets full or
+ * Converts a layer into a verified, synced squashfs under its final name, and says whether it depends on the layers
+ * below. Fails with a sentence, and leaves no file behind, where the blob is not what it should be, a bound is met, the disk gets full or
  * the fiber is interrupted.
  */
 export const convertLayer = Effect.fnUntraced(function* (
   conversion: Conversion
-): Effect.fn.Return<Converted, ImageFault, Files> {
+): Effect.fn.Return<boolean, ImageFault, Files> {
   const hex = conversion.blob.diffId.slice("sha256:".length)
   const once = (renames: ReadonlyMap<number, string | null>) =>
     Effect.scoped(attempt(conversion, hex, renames))
   const work = Effect.gen(function* () {
     const first = yield* once(new Map())
     const last = first._tag === "Again" ? yield* once(first.renames) : first
-    if (last._tag === "Done") return last.converted
+    if (last._tag === "Done") return last.isContextual
     return yield* corrupt(`The layer ${short(conversion.blob.diffId)} changed while it was read.`)
   })
   return yield* Effect.raceFirst(work, watchSpace(conversion.directory))

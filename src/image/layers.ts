@@ -124,17 +124,16 @@ interface Position {
 const make = Effect.fnUntraced(function* (host: Host, needed: Needed, at: Position) {
   const there = yield* find(host, at.diffId, at.place)
   if (there !== undefined) return { diff_id: at.diffId, key: there }
-  const converted = yield* convertLayer({
+  const keyOf = (isContextual: boolean) => (isContextual ? at.place : at.diffId)
+  const isContextual = yield* convertLayer({
     blob: yield* needed.blob(at.index),
     bounds: host.bounds,
     directory: host.paths.layers,
     lower: at.lower,
+    target: (isContextual) => host.paths.layer(keyOf(isContextual)),
     onBytes: needed.onBytes
   })
-  const key = converted.contextual ? at.place : at.diffId
-  const rename = host.files.rename(converted.temporary, host.paths.layer(key))
-  yield* Effect.uninterruptible(rename).pipe(tell("Storing a layer"))
-  return { diff_id: at.diffId, key }
+  return { diff_id: at.diffId, key: keyOf(isContextual) }
 })
 
 const missing = (host: Host, diffIds: ReadonlyArray<Digest>) => {

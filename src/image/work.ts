@@ -114,19 +114,11 @@ const complete = Effect.fnUntraced(function* (
     mounted: mounted(placed, isEmpty),
     size_bytes: bytes
   }
-  const { bytes_total, layers_total } = start(manifest, "converting")
-  const progress = {
-    phase: "ready" as const,
-    bytes_done: bytes_total,
-    bytes_total,
-    layers_done: layers_total,
-    layers_total
-  }
   // What was fetched has become layers. Without it a pull that a crash repeats from here finds them all made.
   yield* host.files
     .remove(host.paths.pull(id))
     .pipe(Effect.mapError((cause) => fromHost("Removing what was fetched", cause)))
-  yield* update(host, id, (record) => promote(record, version), progress)
+  yield* update(host, id, (record) => promote(record, version), done(manifest))
   const duration = (yield* Clock.currentTimeMillis) - startedAt
   yield* log(host, "image.ready", id, "Image is ready").pipe(Effect.annotateLogs({ duration_ms: duration }))
 })
@@ -192,25 +184,24 @@ const bring = Effect.fnUntraced(function* (
   return placed
 })
 
+/** The progress of a version whose every part is here. */
+const done = (manifest: ImageManifest): ImageProgress => {
+  const { bytes_total, layers_total } = start(manifest, "pulling")
+  return { phase: "ready", bytes_done: bytes_total, bytes_total, layers_done: layers_total, layers_total }
+}
+
 const pull = Effect.fnUntraced(function* (host: Host, id: ImageId, reference: Reference) {
   const startedAt = yield* Clock.currentTimeMillis
   yield* update(host, id, (record) => ({ ...record, status: "pulling", error: null }))
   yield* log(host, "image.progress", id, "Image is looked up")
   const manifest = yield* host.registry.resolve(reference)
   if (yield* isCurrent(host, id, manifest)) {
-    const { bytes_total, layers_total } = start(manifest, "pulling")
-    const progress = {
-      phase: "ready" as const,
-      bytes_done: bytes_total,
-      bytes_total,
-      layers_done: layers_total,
-      layers_total
-    }
-    yield* update(host, id, (record) => ({ ...record, status: "ready", work: null }), progress)
-    return yield* log(host, "image.ready", id, "Image is up to date")
+    yield* update(host, id, (record) => ({ ...record, status: "ready", work: null }), done(manifest))
+    yield* log(host, "image.ready", id, "Image is up to date")
+  } else {
+    yield* update(host, id, (record) => ({ ...record, work: manifest }), start(manifest, "pulling"))
+    yield* complete(host, id, manifest, yield* bring(host, id, reference, manifest), startedAt)
   }
-  yield* update(host, id, (record) => ({ ...record, work: manifest }), start(manifest, "pulling"))
-  yield* complete(host, id, manifest, yield* bring(host, id, reference, manifest), startedAt)
 })
 
 const unpack = Effect.fnUntraced(function* (host: Host, id: ImageId, { manifest, blobs }: Archive) {
@@ -234,7 +225,7 @@ const unpack = Effect.fnUntraced(function* (host: Host, id: ImageId, { manifest,
 
 /** Puts the sentence into the record; into the view alone where even that cannot be written. */
 const fail = Effect.fnUntraced(function* (host: Host, id: ImageId, fault: ImageFault) {
-  const next = (record: ImageRecord): ImageRecord => ({
+  const failed = (record: ImageRecord): ImageRecord => ({
     ...record,
     status: record.current === null ? "failed" : "ready",
     error: record.current === null ? fault.detail : `There is no newer version: ${fault.detail}`
@@ -243,10 +234,10 @@ const fail = Effect.fnUntraced(function* (host: Host, id: ImageId, fault: ImageF
   // Whoever sees the failure sees a host without leftovers of it.
   if (!isResumable(fault)) yield* Effect.ignore(update(host, id, (record) => ({ ...record, work: null })))
   yield* host.store.collect
-  yield* update(host, id, next).pipe(
+  yield* update(host, id, failed).pipe(
     Effect.catch(() => {
       const entry = host.store.get(id)
-      return entry === undefined ? Effect.void : host.store.showUnwritten(next(entry.record))
+      return entry === undefined ? Effect.void : host.store.showUnwritten(failed(entry.record))
     })
   )
   yield* log(host, "image.progress", id, "Image failed").pipe(Effect.annotateLogs({ reason: fault.detail }))

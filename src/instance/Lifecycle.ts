@@ -109,7 +109,7 @@ export const Probe = Schema.Struct({
   /** The live VMM, if any, the recorded one or one found by its command line. */
   vmm: Schema.NullOr(ProcessIdentity),
   status: Schema.Literals(["none", "prelaunch", "running", "paused", "off"]),
-  /** The snapshot that the state names is complete. */
+  /** The snapshot that the state names is there, and complete. */
   snapshotComplete: Schema.Boolean,
   /** How the guest ended, for where it did. */
   exit: InstanceExit
@@ -226,6 +226,12 @@ export const work = (lifecycle: Lifecycle): Work | null => {
 
 /** The VMM that a state owns. An Ending owns whatever the kernel still shows of it. */
 export const vmmOf = (state: State): ProcessIdentity | null => ("vmm" in state ? state.vmm : null)
+
+/** The snapshot that a state names, complete or on its way. */
+export const snapshotOf = (state: State): SnapshotRef | null => {
+  if ("snapshot" in state) return state.snapshot
+  return state._tag === "Ending" && "snapshot" in state.destination ? state.destination.snapshot : null
+}
 
 /** Bound of each piece of work, in ms; past it the work is interrupted and counts as failed. */
 export const deadlineMs: Readonly<Record<Work["_tag"], number>> = {

@@ -19,7 +19,7 @@ import * as Actor from "./Actor.ts"
 import { EventLog } from "./EventLog.ts"
 import type { Probe } from "./Lifecycle.ts"
 import type { Record } from "./Record.ts"
-import { probe as probeHost, recover } from "./recover.ts"
+import { probe as probeHost, reconcileOne, recover } from "./recover.ts"
 import * as Registry from "./Registry.ts"
 
 /** Restarts of one actor within the window; one more and the instance rests. */
@@ -29,6 +29,7 @@ const restartWindowMs = 5_000
 type ActorServices =
   | Effect.Services<ReturnType<typeof Actor.make>>
   | Effect.Services<ReturnType<typeof probeHost>>
+  | Effect.Services<ReturnType<typeof reconcileOne>>
 
 export class Supervisor extends Context.Service<
   Supervisor,
@@ -86,6 +87,7 @@ export class Supervisor extends Context.Service<
             return yield* Effect.never
           }
           restarts.splice(0, restarts.length, ...recent, now)
+          yield* Effect.ignore(reconcileOne(record))
           probe = yield* probeHost(record)
         }
         registry.remove(id)

@@ -18,13 +18,13 @@ import type { ProcessIdentity } from "../domain/Process.ts"
 import type { GuestReport } from "../guest/GuestConfig.ts"
 import { readReport } from "../guest/configDisk.ts"
 import { Files } from "../host/Files.ts"
-import { Paths } from "../host/Paths.ts"
+import { type InstancePaths, Paths } from "../host/Paths.ts"
 import { Network } from "../network/Network.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
 import { Vmm, VmmProcesses, type VmmRef, type VmmStatus } from "../vmm/Vmm.ts"
 import type { Probe, State } from "./Lifecycle.ts"
-import { vmmOf } from "./Lifecycle.ts"
-import { dropSnapshots, readManifest } from "./perform/snapshot.ts"
+import { snapshotOf, vmmOf } from "./Lifecycle.ts"
+import { dropSnapshots, manifestName, readManifest, snapshotDirectory } from "./perform/snapshot.ts"
 import type { Record } from "./Record.ts"
 import { Store } from "./Store.ts"
 import { exitFrom } from "./Wire.ts"
@@ -63,6 +63,24 @@ const askStatus = (ref: VmmRef) =>
     Effect.orElseSucceed(() => Option.none<VmmStatus>())
   )
 
+/**
+ * Whether the snapshot that the state names is complete. A new one must be read to be believed; one that was believed
+ * before is given up only where its manifest is not there, whatever else is wrong with it.
+ */
+const isComplete = Effect.fnUntraced(function* (paths: InstancePaths, state: State) {
+  const files = yield* Files
+  const snapshot = snapshotOf(state)
+  if (snapshot === null) return false
+  return state._tag === "Snapshotting"
+    ? yield* readManifest(paths, snapshot.number).pipe(
+        Effect.map(Option.isSome),
+        Effect.orElseSucceed(() => false)
+      )
+    : yield* files
+        .exists(path.join(snapshotDirectory(paths, snapshot.number), manifestName))
+        .pipe(Effect.orElseSucceed(() => true))
+})
+
 /** What the host shows of one instance now. */
 export const probe = Effect.fnUntraced(function* (record: Record) {
   const processes = yield* VmmProcesses
@@ -74,10 +92,7 @@ export const probe = Effect.fnUntraced(function* (record: Record) {
     ? yield* askStatus({ id: record.spec.id, process: recorded, runDirectory: paths.run })
     : Option.none()
   const report = yield* readReport(paths.config).pipe(Effect.orElseSucceed(() => Option.none<GuestReport>()))
-  const manifest =
-    state._tag === "Snapshotting"
-      ? yield* readManifest(paths, state.snapshot.number).pipe(Effect.orElseSucceed(() => Option.none()))
-      : Option.none()
+  const snapshotComplete = yield* isComplete(paths, state)
   const now = yield* Clock.currentTimeMillis
   const panicked = Option.exists(status, (it) => it._tag === "Panicked")
   const seen = panicked
@@ -88,14 +103,16 @@ export const probe = Effect.fnUntraced(function* (record: Record) {
   return {
     vmm: alive ? recorded : null,
     status: Option.match(status, { onNone: () => "none" as const, onSome: (it) => statusNames[it._tag] }),
-    snapshotComplete: Option.isSome(manifest),
+    snapshotComplete,
     exit: exitFrom(seen, report, now)
   } satisfies Probe
 })
 
-/** Whether an instance in this state has a TAP that must be left alone. */
-const holdsTap = (state: State): boolean =>
-  vmmOf(state) !== null || state._tag === "Ending" || state._tag === "Launching" || state._tag === "Loading"
+/**
+ * Whether an instance in this state has a TAP that must be left alone. What a Launching or Loading left half made is
+ * removed: the work makes it anew, and where it finds that it cannot, it says that it touched nothing.
+ */
+const holdsTap = (state: State): boolean => vmmOf(state) !== null || state._tag === "Ending"
 
 /** VMMs that no record owns: dead before anything else of theirs is touched. */
 const endOrphans = Effect.fnUntraced(function* (records: ReadonlyArray<Record>) {
@@ -125,6 +142,23 @@ const endOrphans = Effect.fnUntraced(function* (records: ReadonlyArray<Record>) 
     { discard: true }
   )
   return orphans.length
+})
+
+/** What the actor before left half made of one instance: the same as at the start of the service, for this one only. */
+export const reconcileOne = Effect.fnUntraced(function* (record: Record) {
+  const processes = yield* VmmProcesses
+  const network = yield* Network
+  const files = yield* Files
+  const paths = (yield* Paths).instance(record.spec.id)
+  const { state } = record.lifecycle
+  const own = vmmOf(state)
+  const strays = (yield* processes.scan).filter(
+    (ref) => ref.id === record.spec.id && (own === null || !isSame(own, ref.process))
+  )
+  yield* Effect.forEach(strays, processes.kill, { discard: true })
+  if (holdsTap(state)) return
+  if (record.lease !== null) yield* network.detach(record.lease)
+  yield* files.remove(paths.run)
 })
 
 const adoptLeases = Effect.fnUntraced(function* (records: ReadonlyArray<Record>) {

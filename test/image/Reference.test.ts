@@ -65,7 +65,9 @@ describe("an image reference", () => {
     assert.isTrue(Result.isFailure(parsed))
     if (Result.isFailure(parsed)) assert.match(parsed.failure, why)
   })
+})
 
+describe("the parts of a reference", () => {
   it("keeps every default id inside the bounds of an id, and tells long names apart", () => {
     for (const path of ["a".repeat(200), `${"a".repeat(58)}.b`, `x-${"9_".repeat(40)}z`]) {
       for (const tag of ["latest", "T".repeat(128), "_", "a.-_b", "x".repeat(57)]) {

@@ -150,7 +150,7 @@ export const corpus: ReadonlyArray<Case> = [
   {
     name: "long names and targets",
     layers: [
-      tar([root, file(longName), symlink("far", `/${"t".repeat(300)}`), link(`${"l".repeat(200)}`, longName)])
+      tar([root, file(longName), symlink("far", `/${"t".repeat(300)}`), link("l".repeat(200), longName)])
     ]
   },
   {

@@ -120,7 +120,7 @@ describe("work that is stopped", () => {
   it.live("while an upload is converted says that the upload is lost", () =>
     Effect.gen(function* () {
       const dataDir = yield* temporaryDirectory("lost")
-      const archive = yield* Effect.promise(async () => ociArchive(await Effect.runPromise(big)))
+      const archive = yield* Effect.flatMap(big, (it) => Effect.promise(() => ociArchive(it)))
       yield* Effect.gen(function* () {
         yield* (yield* Images).importArchive(id, Stream.make(new Uint8Array(archive)))
       }).pipe(Effect.provide(imagesOn(dataDir)))
@@ -132,8 +132,10 @@ describe("work that is stopped", () => {
       }).pipe(Effect.provide(imagesOn(dataDir)))
     }).pipe(Effect.scoped)
   )
+})
 
-  it.live("by its caller goes on", () =>
+describe("nothing is lost", () => {
+  it.live("when the caller goes away", () =>
     Effect.gen(function* () {
       const registry = yield* startRegistry()
       const dataDir = yield* temporaryDirectory("caller")
@@ -148,7 +150,7 @@ describe("work that is stopped", () => {
     }).pipe(Effect.scoped)
   )
 
-  it.live("nothing is collected while a record cannot be read", () =>
+  it.live("while a record cannot be read: nothing is collected", () =>
     Effect.gen(function* () {
       const registry = yield* startRegistry()
       const dataDir = yield* temporaryDirectory("unreadable")

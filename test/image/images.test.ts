@@ -1,70 +1,33 @@
-/** The Images service against a real registry and real tools: what it promises, and what it does when things go wrong. */
+/** The Images service against a real registry and real tools: what it promises. */
 import * as fs from "node:fs/promises"
-import * as path from "node:path"
 import { assert, layer as withLayer } from "@effect/vitest"
-import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import * as References from "effect/References"
 import { Digest, ImageId, InstanceId } from "../../src/domain/Ids.ts"
 import { ImageGc } from "../../src/image/ImageGc.ts"
 import { Images } from "../../src/image/Images.ts"
-import { filesBelow, imagesOn, settled, until } from "../support/image.ts"
-import { image, indexOf, layer, sha256, type TestImage } from "../support/layers.ts"
-import { freePort, startRegistry } from "../support/registry.ts"
-import type { Registry } from "../support/registry.ts"
-import { temporaryDirectory } from "../support/temporary.ts"
-
-class Remote extends Context.Service<Remote, Registry>()("test/Registry") {
-  static readonly layer = Layer.effect(Remote, startRegistry())
-}
+import {
+  assertNothingLeft,
+  filesBelow,
+  onFreshHost,
+  Remote,
+  settled,
+  smallImage,
+  until
+} from "../support/image.ts"
+import { image, indexOf, layer, sha256 } from "../support/layers.ts"
 
 const id = (text: string) => ImageId.make(text)
-const directory = (name: string) => ({ name, type: "directory" as const, mode: 0o755 })
 
-const small = (name: string, config = {}): Effect.Effect<TestImage> =>
-  Effect.promise(async () =>
-    image(
-      [
-        await layer([directory("bin/"), { name: "bin/base", body: "base" }]),
-        await layer([directory("app/"), { name: `app/${name}`, body: name.repeat(1000) }])
-      ],
-      {
-        config: {
-          Entrypoint: ["/bin/base"],
-          Cmd: ["x"],
-          Env: ["A=1", "B=x=y"],
-          WorkingDir: "/app",
-          User: "7:8",
-          ...config
-        }
-      }
-    )
-  )
-
-/** Runs with a service of its own, on a directory of its own, and gives that directory. */
-const onFreshHost = <A, E, R>(
-  body: (dataDir: string) => Effect.Effect<A, E, R>,
-  bounds: Parameters<typeof imagesOn>[1] = {}
-) =>
-  Effect.gen(function* () {
-    const dataDir = yield* temporaryDirectory("images")
-    return yield* body(dataDir).pipe(Effect.provide(imagesOn(dataDir, bounds)))
-  }).pipe(Effect.scoped)
-
-/** Nothing but the service's empty directories. */
-const assertNothingLeft = (dataDir: string) =>
-  Effect.map(filesBelow(dataDir), (files) => assert.deepStrictEqual(files, []))
-
-withLayer(Remote.layer, { excludeTestServices: true })("images from a registry", (it) => {
-  it.effect("are pulled, described, resolved, pinned and removed without a trace", () =>
+withLayer(Remote.layer, { excludeTestServices: true })("an image from a registry", (it) => {
+  it.effect("is pulled, described, resolved, pinned and removed without a trace", () =>
     onFreshHost((dataDir) =>
       Effect.gen(function* () {
         const registry = yield* Remote
         const images = yield* Images
-        const built = yield* small("one")
+        const built = yield* smallImage("one")
         const name = yield* registry.push("team/app", "v1", built)
         const accepted = yield* images.create({ name })
         assert.deepStrictEqual([accepted.id, accepted.status, accepted.name], ["img-app-v1", "pending", name])
@@ -105,12 +68,12 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
     )
   )
 
-  it.effect("asked for many times at once are one pull", () =>
+  it.effect("asked for many times at once is one pull", () =>
     onFreshHost(() =>
       Effect.gen(function* () {
         const registry = yield* Remote
         const images = yield* Images
-        const name = yield* registry.push("team/once", "latest", yield* small("once"))
+        const name = yield* registry.push("team/once", "latest", yield* smallImage("once"))
         const asked = yield* Effect.forEach(
           [name, name.replace(":latest", ""), name],
           (it) => images.create({ name: it }),
@@ -125,13 +88,15 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
       })
     )
   )
+})
 
-  it.effect("share layers, and a layer outlives the image that brought it", () =>
+withLayer(Remote.layer, { excludeTestServices: true })("layers", (it) => {
+  it.effect("are shared, and outlive the image that brought them", () =>
     onFreshHost((dataDir) =>
       Effect.gen(function* () {
         const registry = yield* Remote
         const images = yield* Images
-        const [one, two] = [yield* small("share-one"), yield* small("share-two")]
+        const [one, two] = [yield* smallImage("share-one"), yield* smallImage("share-two")]
         const first = yield* images.create({ name: yield* registry.push("share/one", "latest", one) })
         yield* settled(first.id)
         // A registry that lost the shared layer proves that nobody asks for it again.
@@ -153,7 +118,7 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
     )
   )
 
-  it.effect("fetch only the layers that are not here", () =>
+  it.effect("are fetched only where they are not here", () =>
     onFreshHost(() =>
       Effect.gen(function* () {
         const registry = yield* Remote
@@ -172,7 +137,9 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
       })
     )
   )
+})
 
+withLayer(Remote.layer, { excludeTestServices: true })("versions of an image", (it) => {
   it.effect(
     "follow a tag that moved, keep the old version for its instances, and let it go when nobody has it",
     () =>
@@ -181,7 +148,7 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
           const registry = yield* Remote
           const images = yield* Images
           const gc = yield* ImageGc
-          const [before, after] = [yield* small("before"), yield* small("after", { Cmd: ["y"] })]
+          const [before, after] = [yield* smallImage("before"), yield* smallImage("after", { Cmd: ["y"] })]
           const name = yield* registry.push("team/moves", "latest", before)
           const image = id("img-moves")
           yield* images.create({ name })
@@ -208,13 +175,15 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
         })
       )
   )
+})
 
+withLayer(Remote.layer, { excludeTestServices: true })("platforms and digests", (it) => {
   it.effect("are chosen from an index by platform, and taken by digest", () =>
     onFreshHost(() =>
       Effect.gen(function* () {
         const registry = yield* Remote
         const images = yield* Images
-        const amd = yield* small("amd")
+        const amd = yield* smallImage("amd")
         const arm = image(amd.layers, { architecture: "arm64" })
         yield* registry.push("team/multi", "amd", amd)
         yield* registry.push("team/multi", "arm", arm)
@@ -240,31 +209,33 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
       })
     )
   )
+})
 
-  it.effect(
-    "with the default id taken get the digest behind it, and a clash with an id of one's own is refused",
-    () =>
-      onFreshHost(() =>
-        Effect.gen(function* () {
-          const registry = yield* Remote
-          const images = yield* Images
-          const one = yield* images.create({
-            name: yield* registry.push("a/same", "latest", yield* small("a"))
-          })
-          const two = yield* images.create({
-            name: yield* registry.push("b/same", "latest", yield* small("b"))
-          })
-          assert.strictEqual(one.id, "img-same")
-          assert.match(two.id, /^img-same-[0-9a-f]{8}$/u)
-          const clash = yield* Effect.flip(images.create({ name: "nginx", id: id("img-same") }))
-          assert.strictEqual(clash._tag, "ImageExists")
-          yield* settled(one.id)
-          yield* settled(two.id)
+withLayer(Remote.layer, { excludeTestServices: true })("the default id", (it) => {
+  it.effect("where taken gets the digest behind it; a clash with an id of one's own is refused", () =>
+    onFreshHost(() =>
+      Effect.gen(function* () {
+        const registry = yield* Remote
+        const images = yield* Images
+        const one = yield* images.create({
+          name: yield* registry.push("a/same", "latest", yield* smallImage("a"))
         })
-      )
+        const two = yield* images.create({
+          name: yield* registry.push("b/same", "latest", yield* smallImage("b"))
+        })
+        assert.strictEqual(one.id, "img-same")
+        assert.match(two.id, /^img-same-[0-9a-f]{8}$/u)
+        const clash = yield* Effect.flip(images.create({ name: "nginx", id: id("img-same") }))
+        assert.strictEqual(clash._tag, "ImageExists")
+        yield* settled(one.id)
+        yield* settled(two.id)
+      })
+    )
   )
+})
 
-  it.effect("report progress that only grows, and log it", () => {
+withLayer(Remote.layer, { excludeTestServices: true })("progress", (it) => {
+  it.effect("only grows, and is logged", () => {
     const events: Array<Readonly<Record<string, unknown>>> = []
     const isReady = Deferred.makeUnsafe<void>()
     const logger = Logger.make<unknown, void>((options) => {
@@ -308,126 +279,4 @@ withLayer(Remote.layer, { excludeTestServices: true })("images from a registry",
       })
     ).pipe(Effect.provide(Logger.layer([logger])))
   })
-})
-
-withLayer(Remote.layer, { excludeTestServices: true })("what goes wrong with a registry", (it) => {
-  const failing = (name: string) =>
-    onFreshHost((dataDir) =>
-      Effect.gen(function* () {
-        const images = yield* Images
-        const accepted = yield* images.create({ name })
-        const failed = yield* settled(accepted.id)
-        assert.strictEqual(failed.status, "failed")
-        const unready = yield* Effect.flip(images.resolve(accepted.id))
-        assert.strictEqual(unready._tag, "ImageNotReady")
-        assert.isFalse((failed.error ?? "").includes(dataDir))
-        const left = (yield* filesBelow(dataDir)).filter((it) => !it.startsWith("images/"))
-        yield* images.remove(accepted.id, [])
-        yield* assertNothingLeft(dataDir)
-        return { error: failed.error ?? "", left }
-      })
-    )
-
-  it.effect("a reference that is none is refused at once", () =>
-    onFreshHost((dataDir) =>
-      Effect.gen(function* () {
-        const refused = yield* Effect.flip((yield* Images).create({ name: "Not A Reference" }))
-        assert.strictEqual(refused._tag, "Unprocessable")
-        yield* assertNothingLeft(dataDir)
-      })
-    )
-  )
-
-  it.effect("an image that the registry does not have", () =>
-    Effect.gen(function* () {
-      const { domain } = yield* Remote
-      const { error, left } = yield* failing(`${domain}/no/such:image`)
-      assert.strictEqual(error, `The registry ${domain} has no image ${domain}/no/such:image.`)
-      assert.deepStrictEqual(left, [])
-    })
-  )
-
-  it.effect("a registry that does not answer", () =>
-    Effect.gen(function* () {
-      const domain = `127.0.0.1:${yield* freePort}`
-      assert.strictEqual((yield* failing(`${domain}/a/b`)).error, `The registry ${domain} cannot be reached.`)
-    })
-  )
-
-  it.effect("a registry that wants credentials", () =>
-    Effect.gen(function* () {
-      const htpasswd = yield* temporaryDirectory("auth")
-      yield* Effect.promise(() => fs.writeFile(path.join(htpasswd, "users"), ""))
-      const { domain } = yield* startRegistry(`auth: {htpasswd: {realm: test, path: ${htpasswd}/users}}`)
-      assert.match((yield* failing(`${domain}/a/b`)).error, /needs credentials \(skopeo login/u)
-    }).pipe(Effect.scoped)
-  )
-
-  it.effect("a blob that the registry damaged", () =>
-    Effect.gen(function* () {
-      const registry = yield* Remote
-      const built = yield* small("damaged")
-      const name = yield* registry.push("bad/damaged", "latest", built)
-      yield* registry.damage(built.layers[1]?.digest ?? "", (bytes) => {
-        bytes[bytes.length - 20] = (bytes[bytes.length - 20] ?? 0) ^ 0xff
-        return bytes
-      })
-      const { error, left } = yield* failing(name)
-      assert.match(error, /digest/u)
-      assert.deepStrictEqual(left, [])
-    })
-  )
-
-  it.effect("a layer that is no archive, one that is cut off, and one whose config lies about it", () =>
-    Effect.gen(function* () {
-      const registry = yield* Remote
-      const good = yield* Effect.promise(() => layer([{ name: "f", body: "f".repeat(5000) }]))
-      const garbage = Buffer.from("this is not a tar".repeat(100))
-      const cases = [
-        { blob: garbage, diffId: sha256(garbage), why: /is not a sound archive/u },
-        { blob: good.blob.subarray(0, 60), diffId: good.diffId, why: /damaged or cut off/u },
-        {
-          blob: good.blob,
-          diffId: sha256(garbage),
-          why: /does not have the digest that the image's config says/u
-        }
-      ]
-      for (const [index, { blob, diffId, why }] of cases.entries()) {
-        const broken = image([{ ...good, blob, digest: sha256(blob), diffId }])
-        const { error, left } = yield* failing(yield* registry.push("bad/layer", `v${index}`, broken))
-        assert.match(error, why)
-        assert.deepStrictEqual(left, [])
-      }
-    })
-  )
-
-  it.effect("a failed image is pulled again by the same POST", () =>
-    onFreshHost(() =>
-      Effect.gen(function* () {
-        const registry = yield* Remote
-        const images = yield* Images
-        const name = `${registry.domain}/late/image:latest`
-        const accepted = yield* images.create({ name })
-        assert.strictEqual((yield* settled(accepted.id)).status, "failed")
-        yield* registry.push("late/image", "latest", yield* small("late"))
-        assert.strictEqual((yield* images.create({ name })).error, null)
-        assert.strictEqual((yield* settled(accepted.id)).status, "ready")
-      })
-    )
-  )
-
-  it.effect("more work than the bound is refused", () =>
-    onFreshHost(
-      () =>
-        Effect.gen(function* () {
-          const registry = yield* Remote
-          const images = yield* Images
-          yield* images.create({ name: `${registry.domain}/one:1` })
-          const refused = yield* Effect.flip(images.create({ name: `${registry.domain}/two:2` }))
-          assert.strictEqual(refused._tag, "Busy")
-          yield* settled(id("img-one-1"))
-        }),
-      { workMax: 1 }
-    )
-  )
 })

@@ -222,21 +222,18 @@ export const stepsOf = (state: State, work: Work, disturbed: boolean): ReadonlyA
   }
 }
 
-/** Before a probe, VMMs that the record does not own are ended. */
-export const endStrays = (host: FakeHost, state: State): void => {
-  const own = vmmOf(state)
-  for (const pid of host.vmms.keys()) if (pid !== own?.pid) host.vmms.delete(pid)
-}
-
-/** What the start of a service does besides: what no record owns is gone. */
+/** What a new actor finds: VMMs that the record does not own are ended, what was half made is removed. */
 export const reconcile = (host: FakeHost, state: State): void => {
   const own = vmmOf(state)
-  const busy =
-    own !== null || state._tag === "Ending" || state._tag === "Launching" || state._tag === "Loading"
-  if (!busy) {
+  for (const pid of host.vmms.keys()) if (pid !== own?.pid) host.vmms.delete(pid)
+  if (own === null && state._tag !== "Ending") {
     host.tap = false
     host.run = false
   }
   if (state._tag === "Gone") drop(host, null)
-  if (own !== null && !("snapshot" in state)) drop(host, null)
+}
+
+/** What the start of a service does besides: snapshots of guests that run on are of no use to anyone. */
+export const dropUseless = (host: FakeHost, state: State): void => {
+  if (vmmOf(state) !== null && !("snapshot" in state)) drop(host, null)
 }

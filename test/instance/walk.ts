@@ -6,14 +6,14 @@
 import type { InstanceExit, RestartPolicy } from "../../src/domain/Instance.ts"
 import { decide } from "../../src/instance/decide.ts"
 import type { Decision, Input, Lifecycle, Probe } from "../../src/instance/Lifecycle.ts"
-import { vmmOf, work } from "../../src/instance/Lifecycle.ts"
+import { snapshotOf, vmmOf, work } from "../../src/instance/Lifecycle.ts"
 import { mustBeDurable } from "../../src/instance/Record.ts"
 import type { Random } from "../simulation/random.ts"
 import { at, commands, initial, label } from "./exploration.ts"
 import {
   type FakeHost,
   type FakeVmm,
-  endStrays,
+  dropUseless,
   type Guest,
   makeHost,
   reconcile,
@@ -40,6 +40,8 @@ export interface Walk {
   disturbed: boolean
   /** How often the disk does not take a record. */
   readonly lossy: number
+  /** How often each kind of trouble comes: failures, guests that end, restarts. */
+  readonly unrest: number
 }
 
 const exit = (reason: InstanceExit["reason"], code?: number): InstanceExit =>
@@ -65,7 +67,8 @@ export const begin = (random: Random, policy: RestartPolicy, boot: boolean, visi
     done: 0,
     spawned: null,
     disturbed: false,
-    lossy: random.next() < 0.2 ? 0.3 : 0.02
+    lossy: random.next() < 0.2 ? 0.3 : 0.02,
+    unrest: random.pick([0.01, 0.03, 0.08])
   }
   beginWork(walk)
   return walk
@@ -136,10 +139,9 @@ const work1 = (walk: Walk, durable: boolean): void => {
 }
 
 /** The guest goes off, or its VMM dies, and the actor hears of it. */
-const guestEnds = (walk: Walk): void => {
+const guestEnds = (walk: Walk, kind: number): void => {
   const vmm = own(walk)
   if (vmm === undefined) return
-  const kind = walk.random.below(3)
   const unbooted = vmm.guest === "prelaunch"
   if (kind === 2) walk.host.vmms.delete(vmm.identity.pid)
   // A boot in the same VMM has new wires: what the old guest still says does not reach it.
@@ -165,10 +167,10 @@ const probeOf = (walk: Walk): readonly [string, Probe] => {
   const { host, lifecycle } = walk
   const { state } = lifecycle
   const vmm = own(walk) ?? [...host.vmms.values()][0]
-  const named = "snapshot" in state ? host.snapshots.get(state.snapshot.number) : undefined
-  // Only Snapshotting asks; whatever a probe says of it in another state must change nothing.
+  const ref = snapshotOf(state)
+  // Only a state that names a snapshot asks; whatever a probe says of it in another one must change nothing.
   const snapshotComplete =
-    state._tag === "Snapshotting" ? named?.complete === true : walk.random.next() < 0.3
+    ref === null ? walk.random.next() < 0.3 : host.snapshots.get(ref.number)?.complete === true
   const found = vmm === undefined ? "gone" : vmm.silent ? "silent" : vmm.guest
   const withSnapshot = snapshotComplete && (found === "gone" || found === "paused")
   return [
@@ -182,39 +184,39 @@ const probeOf = (walk: Walk): readonly [string, Probe] => {
   ]
 }
 
-const guests: readonly [Guest, ...ReadonlyArray<Guest>] = ["running", "paused", "off", "prelaunch"]
+const found = ["gone", "silent", "running", "paused", "off", "prelaunch"] as const
+type Found = (typeof found)[number]
+const guestOf = (wish: Found): Guest => (wish === "gone" || wish === "silent" ? "running" : wish)
 
 /** What befalls the host while nobody looks: a VMM dies, hangs, or is played with by hand over its monitor. */
-const disturb = (walk: Walk): void => {
-  const { host, random } = walk
-  const vmm = own(walk)
+const disturb = (walk: Walk, wish: Found): void => {
+  const { host } = walk
+  if (walk.lifecycle.state._tag === "Gone") return
+  const vmm = own(walk) ?? [...host.vmms.values()][0]
+  if (wish === "gone") return host.vmms.clear()
   if (vmm === undefined) {
-    if (host.vmms.size > 0 || walk.lifecycle.state._tag === "Gone") return
+    if (vmmOf(walk.lifecycle.state) !== null) return
     walk.disturbed = true
-    const stranger = spawn(host, random.pick(guests), null, true)
-    stranger.silent = random.next() < 0.2
+    spawn(host, guestOf(wish), null, true).silent = wish === "silent"
     return
   }
-  const dice = random.below(6)
-  if (dice === 0) host.vmms.delete(vmm.identity.pid)
-  else if (dice === 1) vmm.silent = true
-  else {
-    vmm.guest = random.pick(guests)
-    vmm.meddled = true
-    if (vmm.guest === "running") for (const snapshot of host.snapshots.values()) snapshot.stale = true
-  }
+  vmm.silent = wish === "silent"
+  if (vmm.silent || vmm.guest === wish) return
+  vmm.guest = guestOf(wish)
+  vmm.meddled = true
+  if (vmm.guest === "running") for (const snapshot of host.snapshots.values()) snapshot.stale = true
 }
 
 /** The actor ends, or the service with it, in the middle of whatever it did; the next one asks the host. */
-export const restart = (walk: Walk, how: "actor" | "service", disturbing: boolean): void => {
+export const restart = (walk: Walk, how: "actor" | "service", wish: Found | null): void => {
   if (how === "service") {
     // The record went last, so what is found without one is removed, and nobody knows of it any more.
     walk.lifecycle = walk.host.record ? walk.saved : { ...walk.saved, state: { _tag: "Gone" } }
     walk.host.lease = walk.host.record
   }
-  endStrays(walk.host, walk.lifecycle.state)
-  if (how === "service") reconcile(walk.host, walk.lifecycle.state)
-  if (disturbing) disturb(walk)
+  reconcile(walk.host, walk.lifecycle.state)
+  if (how === "service") dropUseless(walk.host, walk.lifecycle.state)
+  if (wish !== null) disturb(walk, wish)
   if (!walk.host.record) return beginWork(walk)
   const [name, probe] = probeOf(walk)
   const decision = feed(walk, name, { _tag: "Observed", probe })
@@ -225,12 +227,14 @@ export const restart = (walk: Walk, how: "actor" | "service", disturbing: boolea
 }
 
 const command = (walk: Walk, durable: boolean): void => {
-  const [first, ...others] = commands
-  if (first === undefined) return
-  const [name, input] = walk.random.pick([first, ...others])
+  // What is denied changes nothing: it comes less often than its share, or few walks would get anywhere.
+  const open = commands.filter(([, input]) => decide(walk.lifecycle, input)._tag === "Accepted")
+  const [one, ...more] = walk.random.next() < 0.8 && open.length > 0 ? open : commands
+  if (one === undefined) return
+  const [name, input] = walk.random.pick([one, ...more])
   // A delete ends the walk, and a stop most of what is going on: both come less often than their share.
   const ends = name === "delete" || name.startsWith("stop")
-  if (ends && walk.random.next() < 0.6) return
+  if (ends && walk.random.next() < 0.9) return
   feed(walk, name, input, durable)
 }
 
@@ -239,11 +243,33 @@ export const stroll = (walk: Walk): void => {
   const { random } = walk
   const durable = random.next() >= walk.lossy
   const dice = random.next()
-  if (dice < 0.3) command(walk, durable)
-  else if (dice < 0.8) work1(walk, durable)
-  else if (dice < 0.85) fail(walk, walk.done === 0)
-  else if (dice < 0.9) guestEnds(walk)
-  else restart(walk, random.next() < 0.3 ? "actor" : "service", random.next() < 0.5)
+  if (dice < 0.15) command(walk, durable)
+  else if (dice < 1 - 3 * walk.unrest) work1(walk, durable)
+  else if (dice < 1 - 2 * walk.unrest) fail(walk, walk.done === 0)
+  else if (dice < 1 - walk.unrest) guestEnds(walk, random.below(3))
+  else restart(walk, random.next() < 0.3 ? "actor" : "service", random.next() < 0.5 ? random.pick(found) : null)
+}
+
+/** Makes this very input come, where the host can bring it about. */
+export const seek = (walk: Walk, input: string): void => {
+  const asked = commands.find(([name]) => name === input)
+  if (asked !== undefined) return void feed(walk, input, asked[1])
+  const foundAs = found.find((it) => input.startsWith(`found ${it}`))
+  if (foundAs !== undefined) {
+    // Where all that there is of the guest is its snapshot, somebody may remove that as well.
+    if (!input.endsWith(",snapshot") && work(walk.lifecycle)?._tag !== "Snapshot") walk.host.snapshots.clear()
+    return restart(walk, "actor", foundAs)
+  }
+  if (input === "failed,untouched") return walk.done === 0 ? fail(walk, true) : undefined
+  if (input === "failed") {
+    if (walk.todo.length > 0 && walk.random.next() < 0.5) work1(walk, true)
+    return fail(walk, false)
+  }
+  const kind = ["exits 0", "exits 1", "vmm dies"].indexOf(input)
+  if (kind === -1) return work1(walk, true)
+  // A guest that has not begun cannot end.
+  if (walk.lifecycle.state._tag === "Booting" && walk.todo.length > 0) work1(walk, true)
+  guestEnds(walk, kind)
 }
 
 /** All work succeeds from here on. False where the instance does not come to rest. */

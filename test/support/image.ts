@@ -3,9 +3,11 @@
  * in a private mount namespace and read back, entry by entry.
  */
 import { createHash } from "node:crypto"
+import { assert } from "@effect/vitest"
 import { execa } from "execa"
 import * as fs from "node:fs/promises"
 import * as path from "node:path"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
@@ -17,6 +19,9 @@ import { Images } from "../../src/image/Images.ts"
 import { defaultImageBounds, type ImageBounds, makeImagesLayer } from "../../src/image/ImagesLayer.ts"
 import { TarReader } from "../../src/image/tar/TarReader.ts"
 import type { TarEntry } from "../../src/image/tar/TarEntry.ts"
+import { image, layer, type TestConfig, type TestImage } from "./layers.ts"
+import { type Registry, startRegistry } from "./registry.ts"
+import { temporaryDirectory } from "./temporary.ts"
 
 /** The service on a data directory. Each call is a service of its own: a restart is two of them, one after the other. */
 export const imagesOn = (
@@ -28,6 +33,43 @@ export const imagesOn = (
     Layer.provide(Layer.succeed(Paths, layout(dataDir, path.join(dataDir, "run")))),
     Layer.provide(files)
   )
+
+export class Remote extends Context.Service<Remote, Registry>()("test/Registry") {
+  static readonly layer = Layer.effect(Remote, startRegistry())
+}
+
+const directory = (name: string) => ({ name, type: "directory" as const, mode: 0o755 })
+
+/** Two layers: a bottom one that all such images share, and one of its own. */
+export const smallImage = (name: string, config: TestConfig = {}): Effect.Effect<TestImage> =>
+  Effect.promise(async () =>
+    image(
+      [
+        await layer([directory("bin/"), { name: "bin/base", body: "base" }]),
+        await layer([directory("app/"), { name: `app/${name}`, body: name.repeat(1000) }])
+      ],
+      {
+        config: {
+          Entrypoint: ["/bin/base"],
+          Cmd: ["x"],
+          Env: ["A=1", "B=x=y"],
+          WorkingDir: "/app",
+          User: "7:8",
+          ...config
+        }
+      }
+    )
+  )
+
+/** Runs with a service of its own, on a data directory of its own. */
+export const onFreshHost = <A, E, R>(
+  body: (dataDir: string) => Effect.Effect<A, E, R>,
+  bounds: Partial<ImageBounds> = {}
+) =>
+  Effect.gen(function* () {
+    const dataDir = yield* temporaryDirectory("images")
+    return yield* body(dataDir).pipe(Effect.provide(imagesOn(dataDir, bounds)))
+  }).pipe(Effect.scoped)
 
 /** State changes of an image are not events yet, so a test looks again; it gives up in a minute. */
 const lookIntervalMs = 20
@@ -53,6 +95,10 @@ export const filesBelow = (directory: string): Effect.Effect<ReadonlyArray<strin
       .map((it) => path.relative(directory, path.join(it.parentPath, it.name)))
       .toSorted()
   })
+
+/** Nothing but the service's empty directories. */
+export const assertNothingLeft = (dataDir: string) =>
+  Effect.map(filesBelow(dataDir), (files) => assert.deepStrictEqual(files, []))
 
 export interface Seen {
   readonly [name: string]: string

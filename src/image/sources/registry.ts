@@ -186,19 +186,18 @@ const watch = Effect.fnUntraced(function* (files: FilesOf, transfer: Transfer) {
   return yield* timedOut(`The registry ${domain} sent nothing for ${pullStallMs / 1000} seconds.`)
 })
 
-const fetch = Effect.fnUntraced(function* (files: FilesOf, request: FetchRequest) {
-  if (request.wanted.length === 0) return
+const transferAll = Effect.fnUntraced(function* (files: FilesOf, request: FetchRequest) {
   const blobs = path.join(request.directory, "blobs", "sha256")
   const transfer: Transfer = { request, wanted: wantedOf(request, blobs), told: new Set() }
   const copied = prepare(files, request, blobs, transfer.wanted).pipe(Effect.andThen(copy(request)), retried)
   yield* Effect.raceFirst(copied, watch(files, transfer))
   yield* look(files, transfer)
-  if (transfer.told.size < transfer.wanted.length) {
-    return yield* hostFault(`skopeo ended without all layers of ${format(request.reference)}.`)
-  }
+  yield* transfer.told.size < transfer.wanted.length
+    ? Effect.fail(hostFault(`skopeo ended without all layers of ${format(request.reference)}.`))
+    : Effect.void
 })
 
 export const makeRegistry: Effect.Effect<Source, never, Files> = Effect.map(Files, (files) => ({
   resolve,
-  fetch: (request) => fetch(files, request)
+  fetch: (request) => (request.wanted.length === 0 ? Effect.void : transferAll(files, request))
 }))

@@ -102,7 +102,7 @@ export class TarReader {
         return bytes.length < blockBytes ? 0 : this.#header(bytes.subarray(0, blockBytes))
       case "Extents":
         return bytes.length < blockBytes ? 0 : this.#extents(state, bytes.subarray(0, blockBytes))
-      case "Map":
+      default:
         return bytes.length < blockBytes ? 0 : this.#map(state, bytes.subarray(0, blockBytes))
     }
   }

@@ -2,7 +2,7 @@
  * From a record and a probe of the host to a legal state, after the service or the actor was restarted. What was half
  * done is finished where the host allows it, and undone where it does not; a running VM is never disturbed.
  */
-import type { Decision, Lifecycle, Probe } from "../Lifecycle.ts"
+import type { Decision, Lifecycle, Probe, State } from "../Lifecycle.ts"
 import { onDone, onGuestEnded } from "./event.ts"
 import { afterExit, end, enter, ignored, rests } from "./step.ts"
 
@@ -13,6 +13,7 @@ const again = (lifecycle: Lifecycle): Decision => enter(lifecycle, lifecycle.sta
 
 export const onObserved = (lifecycle: Lifecycle, probe: Probe): Decision => {
   const { state } = lifecycle
+  if (isFrozen(state) && !probe.snapshotComplete) return givenUp(lifecycle, probe)
   switch (state._tag) {
     case "Stopped":
     case "Standby":
@@ -33,6 +34,22 @@ export const onObserved = (lifecycle: Lifecycle, probe: Probe): Decision => {
         : alive(lifecycle, probe)
   }
 }
+
+/** All that there is of the guest is its snapshot. */
+const isFrozen = (state: State): boolean =>
+  state._tag === "Standby" ||
+  state._tag === "Loading" ||
+  (state._tag === "Ending" &&
+    (state.destination._tag === "Standby" || state.destination._tag === "BackToStandby"))
+
+/** The snapshot is gone: a stop or a delete took it and could not be recorded, or somebody else did. The guest is off. */
+const givenUp = (lifecycle: Lifecycle, { exit: { at } }: Probe): Decision =>
+  end(lifecycle, {
+    _tag: "Stopped",
+    verb: null,
+    exit: { reason: "stopped", message: "The snapshot that held the guest is gone.", at },
+    failure: null
+  })
 
 const leftover = (lifecycle: Lifecycle, probe: Probe): Decision => {
   const { state } = lifecycle

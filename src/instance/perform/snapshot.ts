@@ -35,13 +35,20 @@ export const snapshotDirectory = (paths: InstancePaths, number: number) =>
   path.join(paths.snapshots, `${number}`)
 const temporaryDirectory = (paths: InstancePaths, number: number) => `${snapshotDirectory(paths, number)}.tmp`
 
+/** Removes a snapshot, its manifest first: one that is cut off in the middle leaves nothing that looks complete. */
+const dropSnapshot = Effect.fnUntraced(function* (directory: string) {
+  const files = yield* Files
+  yield* files.remove(path.join(directory, manifestName))
+  yield* files.remove(directory)
+})
+
 /** Removes every snapshot, whole or half, but the kept one. */
 export const dropSnapshots = Effect.fnUntraced(function* (paths: InstancePaths, kept: number | null) {
   const files = yield* Files
   const names = yield* files.list(paths.snapshots)
   yield* Effect.forEach(
     names.filter((name) => name !== `${kept}`),
-    (name) => files.remove(path.join(paths.snapshots, name)),
+    (name) => dropSnapshot(path.join(paths.snapshots, name)),
     { discard: true }
   )
 })
@@ -148,11 +155,10 @@ export const snapshot = Effect.fnUntraced(function* (subject: Subject, ref: Snap
 
 /** Unfreeze: the snapshot that is not wanted is gone, and the guest is what it was before the standby. */
 export const unfreeze = Effect.fnUntraced(function* (subject: Subject, ref: SnapshotRef) {
-  const files = yield* Files
   const { paths } = subject
   yield* Effect.forEach(
     [temporaryDirectory(paths, ref.number), snapshotDirectory(paths, ref.number)],
-    (directory) => files.remove(directory),
+    dropSnapshot,
     { discard: true }
   ).pipe(inStep("snapshot", "The unfinished snapshot could not be removed."), step("discard"))
   if (ref.paused) return

@@ -81,79 +81,86 @@ export const diskDevice = (disk: Disk) => ({
   "disable-legacy": "on"
 })
 
-const machineArgs = (host: QemuHost, config: VmConfig): ReadonlyArray<string> => [
-  ...["-machine", `${host.machine},smm=off,sata=off,smbus=off,vmport=off,dump-guest-core=off,mem-merge=off`],
-  ...["-accel", host.accelerator],
-  ...["-cpu", host.accelerator === "kvm" ? "host" : "max"],
-  ...["-smp", `cpus=${config.vcpus},sockets=1,cores=${config.vcpus},threads=1`],
-  ...[
-    "-m",
-    growthMb(config) === 0
-      ? `size=${config.memoryMb}M`
-      : `size=${config.memoryMb}M,maxmem=${config.memoryMb + growthMb(config)}M`
-  ],
-  ...["-rtc", "base=utc"],
-  // A guest that sleeps (ACPI S3, S4) could be woken by nobody.
-  ...["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"]
-]
+interface Properties {
+  readonly [key: string]: Json
+}
 
-const processArgs = (config: VmConfig): ReadonlyArray<string> => [
-  ...["-name", `guest=${escaped(config.id)},process=vm:${escaped(config.id)}`],
-  ...["-nodefaults", "-no-user-config", "-display", "none", "-S"],
-  ...["-action", "reboot=shutdown,shutdown=pause,panic=pause"],
-  ...["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-]
+const device = (value: Properties): ReadonlyArray<string> => ["-device", JSON.stringify(value)]
 
-const kernelArgs = (config: VmConfig): ReadonlyArray<string> => [
-  ...["-kernel", config.kernel, "-initrd", config.initrd],
-  ...["-append", config.cmdline === "" ? consoleArgument : `${consoleArgument} ${config.cmdline}`]
-]
+const object = (value: Properties): ReadonlyArray<string> => ["-object", JSON.stringify(value)]
 
-const device = (value: { readonly [key: string]: Json }): ReadonlyArray<string> => [
-  "-device",
-  JSON.stringify(value)
-]
+const machineArgs = (host: QemuHost, config: VmConfig): ReadonlyArray<string> =>
+  [
+    ["-machine", `${host.machine},smm=off,sata=off,smbus=off,vmport=off,dump-guest-core=off,mem-merge=off`],
+    ["-accel", host.accelerator],
+    ["-cpu", host.accelerator === "kvm" ? "host" : "max"],
+    ["-smp", `cpus=${config.vcpus},sockets=1,cores=${config.vcpus},threads=1`],
+    [
+      "-m",
+      growthMb(config) === 0
+        ? `size=${config.memoryMb}M`
+        : `size=${config.memoryMb}M,maxmem=${config.memoryMb + growthMb(config)}M`
+    ],
+    ["-rtc", "base=utc"],
+    // A guest that sleeps (ACPI S3, S4) could be woken by nobody.
+    ["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"]
+  ].flat()
+
+const processArgs = (config: VmConfig): ReadonlyArray<string> =>
+  [
+    ["-name", `guest=${escaped(config.id)},process=vm:${escaped(config.id)}`],
+    ["-nodefaults", "-no-user-config", "-display", "none", "-S"],
+    ["-action", "reboot=shutdown,shutdown=pause,panic=pause"],
+    ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+  ].flat()
+
+const kernelArgs = (config: VmConfig): ReadonlyArray<string> =>
+  [
+    ["-kernel", config.kernel, "-initrd", config.initrd],
+    ["-append", config.cmdline === "" ? consoleArgument : `${consoleArgument} ${config.cmdline}`]
+  ].flat()
 
 const onBus = (slot: number) => ({ bus: "pcie.0", addr: functionAddress(slot, 0), "disable-legacy": "on" })
 
-const channelArgs = (config: VmConfig): ReadonlyArray<string> => [
-  ...["-chardev", `file,id=console,path=${escaped(config.consolePath)},append=on`],
-  ...device({ driver: "isa-serial", chardev: "console" }),
-  ...["-chardev", `socket,id=qmp,path=${escaped(qmpSocket(config.runDirectory))},server=on,wait=off`],
-  ...["-mon", "chardev=qmp,mode=control"],
-  ...["-chardev", `socket,id=agent,path=${escaped(agentSocket(config.runDirectory))},server=on,wait=off`],
-  ...device({ driver: "virtio-serial-pci", id: "serial", max_ports: 2, ...onBus(agentSlot) }),
-  ...device({ driver: "virtserialport", bus: "serial.0", nr: 1, chardev: "agent", name: "agent.0" }),
-  ...device({ driver: "pvpanic-pci", id: "panic", bus: "pcie.0", addr: functionAddress(panicSlot, 0) }),
-  ...["-object", JSON.stringify({ "qom-type": "rng-builtin", id: "entropy" })],
-  ...device({ driver: "virtio-rng-pci", id: "rng", rng: "entropy", ...onBus(entropySlot) })
-]
+const channelArgs = (config: VmConfig): ReadonlyArray<string> =>
+  [
+    ["-chardev", `file,id=console,path=${escaped(config.consolePath)},append=on`],
+    device({ driver: "isa-serial", chardev: "console" }),
+    ["-chardev", `socket,id=qmp,path=${escaped(qmpSocket(config.runDirectory))},server=on,wait=off`],
+    ["-mon", "chardev=qmp,mode=control"],
+    ["-chardev", `socket,id=agent,path=${escaped(agentSocket(config.runDirectory))},server=on,wait=off`],
+    device({ driver: "virtio-serial-pci", id: "serial", max_ports: 2, ...onBus(agentSlot) }),
+    device({ driver: "virtserialport", bus: "serial.0", nr: 1, chardev: "agent", name: "agent.0" }),
+    device({ driver: "pvpanic-pci", id: "panic", bus: "pcie.0", addr: functionAddress(panicSlot, 0) }),
+    object({ "qom-type": "rng-builtin", id: "entropy" }),
+    device({ driver: "virtio-rng-pci", id: "rng", rng: "entropy", ...onBus(entropySlot) })
+  ].flat()
 
-const nicArgs = (nic: Nic): ReadonlyArray<string> => [
-  ...["-netdev", JSON.stringify({ type: "tap", id: "net", ifname: nic.tap, script: "no", downscript: "no" })],
-  // No boot ROM: the kernel is given, so nothing boots from the network.
-  ...device({
-    driver: "virtio-net-pci",
-    id: "nic",
-    netdev: "net",
-    mac: nic.mac,
-    romfile: "",
-    ...onBus(networkSlot)
-  })
-]
+const nicArgs = (nic: Nic): ReadonlyArray<string> =>
+  [
+    ["-netdev", JSON.stringify({ type: "tap", id: "net", ifname: nic.tap, script: "no", downscript: "no" })],
+    // No boot ROM: the kernel is given, so nothing boots from the network.
+    device({
+      driver: "virtio-net-pci",
+      id: "nic",
+      netdev: "net",
+      mac: nic.mac,
+      romfile: "",
+      ...onBus(networkSlot)
+    })
+  ].flat()
 
 const memoryArgs = (config: VmConfig): ReadonlyArray<string> =>
   growthMb(config) === 0
     ? []
     : [
-        "-object",
-        JSON.stringify({
+        object({
           "qom-type": "memory-backend-ram",
           id: "growth",
           size: growthMb(config) * mib,
           reserve: false
         }),
-        ...device({
+        device({
           driver: "virtio-mem-pci",
           id: memoryDevice,
           memdev: "growth",
@@ -162,7 +169,7 @@ const memoryArgs = (config: VmConfig): ReadonlyArray<string> =>
           bus: "pcie.0",
           addr: functionAddress(memorySlot, 0)
         })
-      ]
+      ].flat()
 
 const portArgs: ReadonlyArray<string> = Array.from({ length: hotPorts }, (_, port) =>
   device({
@@ -180,15 +187,16 @@ const portArgs: ReadonlyArray<string> = Array.from({ length: hotPorts }, (_, por
   })
 ).flat()
 
-const diskArgs = ({ disk, place }: PlacedDisk): ReadonlyArray<string> => [
-  ...["-blockdev", JSON.stringify(diskNode(disk))],
-  ...device({
-    ...diskDevice(disk),
-    ...(place._tag === "Fixed"
-      ? { bus: "pcie.0", addr: place.address, multifunction: place.address.endsWith(".0") }
-      : { bus: portId(place.port), addr: "00.0" })
-  })
-]
+const diskArgs = ({ disk, place }: PlacedDisk): ReadonlyArray<string> =>
+  [
+    ["-blockdev", JSON.stringify(diskNode(disk))],
+    device({
+      ...diskDevice(disk),
+      ...(place._tag === "Fixed"
+        ? { bus: "pcie.0", addr: place.address, multifunction: place.address.endsWith(".0") }
+        : { bus: portId(place.port), addr: "00.0" })
+    })
+  ].flat()
 
 export interface ArgsOptions {
   /** Waits for a snapshot instead of standing at the first instruction; its disks are in these ports. */

@@ -54,14 +54,13 @@ export const addDisk = (qmp: Qmp, disk: Disk): Effect.Effect<void, VmmFault> =>
     const taken = yield* occupiedPorts(qmp)
     const used = new Set(taken.values())
     const free = Array.from({ length: hotPorts }, (_, port) => port).find((port) => !used.has(port))
-    if (free === undefined) return yield* fault("add-disk", `all ${hotPorts} ports for removable disks are taken`)
+    if (free === undefined)
+      return yield* fault("add-disk", `all ${hotPorts} ports for removable disks are taken`)
     yield* qmp.order("blockdev-add", diskNode(disk))
     yield* qmp
       .order("device_add", { ...diskDevice(disk), bus: portId(free), addr: "00.0" })
       .pipe(
-        Effect.onError(() =>
-          Effect.ignore(qmp.order("blockdev-del", { "node-name": nodeName(disk.serial) }))
-        )
+        Effect.onError(() => Effect.ignore(qmp.order("blockdev-del", { "node-name": nodeName(disk.serial) })))
       )
   }).pipe(
     Effect.uninterruptible,
@@ -103,7 +102,10 @@ export const removeDisk = (qmp: Qmp, serial: string): Effect.Effect<void, VmmFau
   Effect.gen(function* () {
     const answer = yield* unplug(qmp, serial)
     if (Option.isNone(answer))
-      return yield* fault("remove-disk", `the guest has not let go of disk '${serial}' in ${removeBoundMs} ms`)
+      return yield* fault(
+        "remove-disk",
+        `the guest has not let go of disk '${serial}' in ${removeBoundMs} ms`
+      )
     if (answer.value === "refused") return yield* fault("remove-disk", `the guest keeps disk '${serial}'`)
     yield* qmp.order("blockdev-del", { "node-name": nodeName(serial) })
   }).pipe(Effect.catchTag("QmpFault", (cause) => Effect.fail(asVmmFault("remove-disk")(cause))))

@@ -22,13 +22,40 @@ import * as Stream from "effect/Stream"
 import type { ProcessIdentity } from "../../domain/Process.ts"
 import { Files } from "../../host/Files.ts"
 import { Settings } from "../../host/Settings.ts"
-import { type VmConfig, Vmm, type VmmEvent, VmmFault, VmmProcesses, type VmmRef, type VmmSession } from "../Vmm.ts"
+import {
+  type VmConfig,
+  Vmm,
+  type VmmEvent,
+  VmmFault,
+  VmmProcesses,
+  type VmmRef,
+  type VmmSession
+} from "../Vmm.ts"
 import { exitFifoName, VmmLauncher } from "../VmmProcess.ts"
-import { agentSocket, args, type ArgsOptions, fingerprint, migrationSocket, type QemuHost, qmpSocket } from "./args.ts"
+import {
+  agentSocket,
+  args,
+  type ArgsOptions,
+  fingerprint,
+  migrationSocket,
+  type QemuHost,
+  qmpSocket
+} from "./args.ts"
 import { discover } from "./discovery.ts"
 import { addDisk, removeDisk } from "./disks.ts"
 import { coldPorts, placementProblem } from "./layout.ts"
-import { asVmmFault, boot, type OwnResets, pause, powerOff, rawStatus, resume, statusOf, stopAtReset, vmmEventOf } from "./machine.ts"
+import {
+  asVmmFault,
+  boot,
+  type OwnResets,
+  pause,
+  powerOff,
+  rawStatus,
+  resume,
+  statusOf,
+  stopAtReset,
+  vmmEventOf
+} from "./machine.ts"
 import { memoryMb, resizeMemory } from "./memory.ts"
 import { connect, type Qmp } from "./Qmp.ts"
 import { load, snapshot } from "./snapshot.ts"
@@ -129,9 +156,7 @@ const checked = (config: VmConfig, operation: string, ports = coldPorts(config.d
 }
 
 const spawn = (host: Host) => (config: VmConfig) =>
-  checked(config, "spawn").pipe(
-    Effect.andThen(spawnWith(host, config, "spawn", {}, () => Effect.void))
-  )
+  checked(config, "spawn").pipe(Effect.andThen(spawnWith(host, config, "spawn", {}, () => Effect.void)))
 
 const spawnRestoring = (host: Host) =>
   Effect.fnUntraced(function* (config: VmConfig, directory: string) {
@@ -208,25 +233,26 @@ const attach = (host: Host) =>
   })
 
 /** Fails where no usable QEMU is on this host, with a sentence that says what to do. */
-export const qemuLayer: Layer.Layer<Vmm, VmmFault, Settings | Files | VmmLauncher | VmmProcesses> = Layer.effect(
-  Vmm,
-  Effect.gen(function* () {
-    const settings = yield* Settings
-    const host: Host = {
-      qemu: yield* discover(settings.qemuBin, settings.qemuAccel),
-      launcher: yield* VmmLauncher,
-      processes: yield* VmmProcesses,
-      files: yield* Files
-    }
-    return {
-      kind: "qemu",
-      version: host.qemu.version,
-      accelerator: host.qemu.accelerator,
-      capabilities: { snapshot: true, memoryGrowth: true, hotDisks: true },
-      spawn: spawn(host),
-      spawnRestoring: spawnRestoring(host),
-      attach: attach(host),
-      fingerprint: (config) => fingerprint(host.qemu, config)
-    }
-  })
-)
+export const qemuLayer: Layer.Layer<Vmm, VmmFault, Settings | Files | VmmLauncher | VmmProcesses> =
+  Layer.effect(
+    Vmm,
+    Effect.gen(function* () {
+      const settings = yield* Settings
+      const host: Host = {
+        qemu: yield* discover(settings.qemuBin, settings.qemuAccel),
+        launcher: yield* VmmLauncher,
+        processes: yield* VmmProcesses,
+        files: yield* Files
+      }
+      return {
+        kind: "qemu",
+        version: host.qemu.version,
+        accelerator: host.qemu.accelerator,
+        capabilities: { snapshot: true, memoryGrowth: true, hotDisks: true },
+        spawn: spawn(host),
+        spawnRestoring: spawnRestoring(host),
+        attach: attach(host),
+        fingerprint: (config) => fingerprint(host.qemu, config)
+      }
+    })
+  )

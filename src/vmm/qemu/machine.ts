@@ -207,4 +207,7 @@ export const powerOff = (qmp: Qmp, own: OwnResets): Effect.Effect<void, VmmFault
     }
     yield* qmp.order("system_reset")
     yield* reach(qmp, "power-off", ["shutdown"])
-  }).pipe(Effect.ensuring(unmute(own)), Effect.catchTag("QmpFault", (cause) => Effect.fail(asVmmFault("power-off")(cause))))
+  }).pipe(
+    Effect.ensuring(unmute(own)),
+    Effect.catchTag("QmpFault", (cause) => Effect.fail(asVmmFault("power-off")(cause)))
+  )

@@ -63,7 +63,8 @@ const settled = (qmp: Qmp, wanted: number) =>
 export const resizeMemory = (qmp: Qmp, wantedMb: number): Effect.Effect<number, VmmFault> =>
   Effect.gen(function* () {
     const bootMb = Math.floor((yield* summary(qmp))["base-memory"] / mib)
-    if (wantedMb < bootMb) return yield* fault(`the guest cannot go below the ${bootMb} MiB that it booted with`)
+    if (wantedMb < bootMb)
+      return yield* fault(`the guest cannot go below the ${bootMb} MiB that it booted with`)
     const growth = Math.floor((wantedMb - bootMb) / memoryBlockMb) * memoryBlockMb * mib
     const grown = yield* grownBytes(qmp)
     if (Option.isNone(grown)) {

@@ -16,7 +16,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
-import { Files } from "../../host/Files.ts"
+import type { Files } from "../../host/Files.ts"
 import { VmmFault } from "../Vmm.ts"
 import { migrationSocket, type QemuHost } from "./args.ts"
 import { occupiedPorts } from "./disks.ts"
@@ -121,7 +121,12 @@ const receive = async (handle: fs.FileHandle, head: Buffer, socket: net.Socket, 
     autoClose: false,
     highWaterMark: writeBufferBytes
   })
-  await pipeline(socket, file)
+  try {
+    await pipeline(socket, file)
+  } finally {
+    // A stream that does not close its handle still holds it, and `close` would wait for it for ever.
+    file.destroy()
+  }
   return { bytes, digest: hash.digest() }
 }
 
@@ -149,24 +154,15 @@ const leavePostmigrate = (qmp: Qmp) =>
 
 /** Takes a migration back that is not over; the guest is paused again, with its disks. */
 const cancel = (qmp: Qmp) =>
-  qmp.order("migrate_cancel").pipe(
-    Effect.andThen(awaitStatus(qmp, ["paused", "postmigrate"])),
-    Effect.ignore
-  )
+  qmp.order("migrate_cancel").pipe(Effect.andThen(awaitStatus(qmp, ["paused", "postmigrate"])), Effect.ignore)
 
-const transfer = Effect.fnUntraced(function* (
-  qmp: Qmp,
-  socketPath: string,
-  file: string,
-  head: Buffer
-) {
+const transfer = Effect.fnUntraced(function* (qmp: Qmp, socketPath: string, file: string, head: Buffer) {
   const progress: Progress = { bytes: 0 }
   const handle = yield* createState(file)
   const write = (body: () => Promise<unknown>) =>
     Effect.tryPromise({
       try: body,
-      catch: (cause) =>
-        fault("snapshot", `the guest's state could not be written: ${String(cause)}`, cause)
+      catch: (cause) => fault("snapshot", `the guest's state could not be written: ${String(cause)}`, cause)
     })
   yield* write(() => handle.write(head, 0, head.length, 0))
   const connection = yield* listen(socketPath)

@@ -25,6 +25,11 @@ impl Disks {
         Ok(Disks { uevents, deadline: Instant::now() + DISK_WAIT })
     }
 
+    /// The announcements, for whoever waits for other devices.
+    pub fn into_uevents(self) -> File {
+        self.uevents
+    }
+
     /// The device with this serial, once the kernel has it.
     pub fn find(&mut self, serial: &str) -> Result<PathBuf, String> {
         loop {
@@ -35,11 +40,16 @@ impl Disks {
             if left.is_zero() {
                 return Err(format!("no disk with the serial {serial}"));
             }
-            // Whatever was announced: look again. The content of an announcement says less than /sys does.
+            // Whatever was announced: look again.
             let _ = sys::wait_readable(&self.uevents, left);
-            while (&self.uevents).read(&mut [0; 4096]).is_ok() {}
+            drain(&self.uevents);
         }
     }
+}
+
+/// Reads announcements away. What they say, /sys says better.
+pub fn drain(mut uevents: &File) {
+    while uevents.read(&mut [0; 4096]).is_ok() {}
 }
 
 fn present(serial: &str) -> Option<PathBuf> {

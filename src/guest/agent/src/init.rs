@@ -15,6 +15,7 @@ use std::os::unix::io::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::config::Report;
+use crate::disks;
 use crate::frame::Frame;
 use crate::json::Json;
 use crate::link::{self, Kind, Link, Turn};
@@ -33,6 +34,7 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 const SIGNALS: u64 = 0;
 const LISTENER: u64 = 1;
 const BUTTON: u64 = 2;
+const UEVENTS: u64 = 3;
 const FIRST_LINK: u64 = 1_000;
 
 /// linux/input.h: struct input_event on 64 bits, EV_KEY, KEY_POWER.
@@ -44,6 +46,8 @@ pub struct Init {
     epoll: Epoll,
     signals: File,
     buttons: Vec<File>,
+    /// Until the port is there: its driver learns of it from the VMM a while after it was loaded.
+    uevents: Option<File>,
     listener: Option<OwnedFd>,
     links: Vec<(u64, Link)>,
     next_token: u64,
@@ -54,7 +58,7 @@ pub struct Init {
 
 impl Init {
     /// Before the image's process is started, so that no signal of it is missed.
-    pub fn new() -> std::io::Result<Init> {
+    pub fn new(uevents: File) -> std::io::Result<Init> {
         let epoll = Epoll::new()?;
         let signals =
             sys::signal_fd(&[sys::SIGCHLD, sys::SIGTERM, sys::SIGINT, sys::SIGPWR, sys::SIGUSR1, sys::SIGUSR2])?;
@@ -63,6 +67,7 @@ impl Init {
             epoll,
             signals,
             buttons: Vec::new(),
+            uevents: None,
             listener: None,
             links: Vec::new(),
             next_token: FIRST_LINK,
@@ -70,9 +75,9 @@ impl Init {
             stopping: None,
         };
         init.open_buttons();
-        if let Some(port) = link::open_port() {
-            init.add_link(Link::new(port, Kind::Port));
-        }
+        init.epoll.add(uevents.as_raw_fd(), UEVENTS, sys::EPOLLIN)?;
+        init.uevents = Some(uevents);
+        init.look_for_port();
         // Without a vsock driver in the kernel there is no such socket.
         init.listener = sys::listen_vsock(link::VSOCK_PORT, LINKS_MAX as i32).ok();
         if let Some(listener) = &init.listener {
@@ -91,6 +96,16 @@ impl Init {
                     self.buttons.push(button);
                 }
             }
+        }
+    }
+
+    fn look_for_port(&mut self) {
+        if let Some(uevents) = &self.uevents {
+            disks::drain(uevents);
+        }
+        if let Some(port) = link::open_port() {
+            self.add_link(Link::new(port, Kind::Port));
+            self.uevents = None;
         }
     }
 
@@ -122,6 +137,7 @@ impl Init {
                     SIGNALS => self.read_signals(main),
                     LISTENER => self.accept(),
                     BUTTON => self.read_buttons(main),
+                    UEVENTS => self.look_for_port(),
                     token => {
                         if self.serve(token, main) == Turn::More {
                             again.push(token);
@@ -191,10 +207,10 @@ impl Init {
     }
 
     fn accept(&mut self) {
-        let connection = self.listener.as_ref().and_then(|it| sys::accept(it).ok());
-        if let Some(connection) = connection {
-            // One that is too many is closed at once.
-            if self.links.len() < LINKS_MAX {
+        let connection = self.listener.as_ref().and_then(|it| sys::accept_vsock(it).ok());
+        if let Some((connection, from)) = connection {
+            // One that is too many, or comes from inside the guest, is closed at once.
+            if self.links.len() < LINKS_MAX && from == sys::VMADDR_CID_HOST {
                 self.add_link(Link::new(connection, Kind::Connection));
             }
         }

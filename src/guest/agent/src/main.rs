@@ -63,6 +63,7 @@ fn prepare() -> Result<(Config, ConfigDisk, Disks), String> {
     root::mount_initrd()?;
     process::make_console_plain();
     let mut disks = Disks::watch()?;
+    root::accept_memory();
     root::load_modules();
     let mut disk = ConfigDisk::open(&disks.find(disks::CONFIG_SERIAL)?)?;
     let config = disk.read()?;
@@ -75,14 +76,11 @@ fn boot(config: &Config, mut disks: Disks) -> (Report, Option<File>) {
         Ok(overlay) => overlay,
         Err(why) => return (Report::Failed(why), None),
     };
-    let report = start(config, &mut disks).map(|(mut init, main)| {
-        drop(disks);
-        init.run(main)
-    });
+    let report = start(config, disks).map(|(mut init, main)| init.run(main));
     (report.unwrap_or_else(Report::Failed), Some(overlay))
 }
 
-fn start(config: &Config, disks: &mut Disks) -> Result<(Init, i32), String> {
+fn start(config: &Config, mut disks: Disks) -> Result<(Init, i32), String> {
     root::mount_kernel()?;
     root::set_limits();
     root::name_machine(config)?;
@@ -91,9 +89,9 @@ fn start(config: &Config, disks: &mut Disks) -> Result<(Init, i32), String> {
         network::configure(network)?;
     }
     for volume in &config.volumes {
-        root::mount_volume(volume, disks)?;
+        root::mount_volume(volume, &mut disks)?;
     }
-    let init = Init::new().map_err(|error| format!("init: {error}"))?;
+    let init = Init::new(disks.into_uevents()).map_err(|error| format!("init: {error}"))?;
     let main = process::start(config)?;
     Ok((init, main))
 }

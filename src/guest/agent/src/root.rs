@@ -38,6 +38,13 @@ pub fn mount_initrd() -> Result<(), String> {
     Ok(())
 }
 
+/// Memory that the VMM adds (virtio-mem, ACPI) is used at once, most of it so that it can be given back; without this the
+/// kernel waits for somebody to say so. Before the drivers are loaded.
+pub fn accept_memory() {
+    let _ = fs::write("/sys/module/memory_hotplug/parameters/online_policy", "auto-movable");
+    let _ = fs::write("/sys/devices/system/memory/auto_online_blocks", "online");
+}
+
 /// Loads the modules that the initrd lists, in that order: a file name a line, and behind it, for some, the id of the
 /// virtio device without which it is not needed. One that is built in, absent, or whose device is not there is passed
 /// over: what is really missing says so where it is used. Gives their memory back.

@@ -24,6 +24,7 @@ const RNDRESEEDCRNG: c_ulong = 0x5207;
 /// Most bytes that one call credits: the size of struct rand_pool_info's buffer below.
 pub const ENTROPY_MAX: usize = 256;
 
+pub use libc::VMADDR_CID_HOST;
 pub use libc::{
     EPOLLET, EPOLLIN, EPOLLOUT, MNT_DETACH, MS_MOVE, MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT,
     O_DIRECTORY, O_NOCTTY, O_NONBLOCK, SIGCHLD, SIGINT, SIGKILL, SIGPWR, SIGTERM, SIGUSR1, SIGUSR2,
@@ -226,9 +227,16 @@ pub fn listen_vsock(port: u32, backlog: c_int) -> Result<OwnedFd> {
     }
 }
 
-pub fn accept(listener: &OwnedFd) -> Result<File> {
-    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    owned(unsafe { libc::accept4(listener.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), flags) }).map(File::from)
+/// A connection, and the context id that it comes from.
+pub fn accept_vsock(listener: &OwnedFd) -> Result<(File, u32)> {
+    unsafe {
+        let mut address: libc::sockaddr_vm = mem::zeroed();
+        let mut size = mem::size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let to: *mut libc::sockaddr_vm = &mut address;
+        let connection = owned(libc::accept4(listener.as_raw_fd(), to.cast(), &mut size, flags))?;
+        Ok((File::from(connection), address.svm_cid))
+    }
 }
 
 /// A socket on which netdevice(7) requests are made.
