@@ -173,6 +173,17 @@ export const explore = (policy: Lifecycle["policy"]) => {
   return { states: seen, edges }
 }
 
+/** By state: the input that leads nearer to the edge, and at its start the edge's own. */
+export const wayTo = (edges: ReadonlyArray<Edge>, target: Edge): ReadonlyMap<string, string> => {
+  const way = new Map([[target.from, target.input]])
+  for (let before = 0; before < way.size;) {
+    before = way.size
+    for (const { from, input, answer } of edges)
+      if (!way.has(from) && way.has(answer)) way.set(from, input)
+  }
+  return way
+}
+
 export const printTable = (edges: ReadonlyArray<Edge>): string => {
   const width = (pick: (edge: Edge) => string) => Math.max(...edges.map((edge) => pick(edge).length))
   const widths = [width((it) => it.from), width((it) => it.input), width((it) => it.answer)] as const

@@ -6,7 +6,7 @@ import { InterfaceName, Ipv4, Mac } from "../../src/domain/Network.ts"
 import { vmmOf, work } from "../../src/instance/Lifecycle.ts"
 import * as Record from "../../src/instance/Record.ts"
 import { generator } from "../simulation/random.ts"
-import { type Edge, explore, label } from "./exploration.ts"
+import { explore, label, wayTo } from "./exploration.ts"
 import { begin, rest, restart, seek, stroll, type Walk } from "./walk.ts"
 
 const policies = ["never", "on-failure", "always"] as const
@@ -44,17 +44,6 @@ const problems = ({ host, lifecycle, disturbed }: Walk): ReadonlyArray<string> =
   if (state._tag === "Gone")
     want(!host.lease && !host.record && host.snapshots.size === 0, "something is left of an instance that is gone")
   return found
-}
-
-/** By state: the input that leads nearer to the edge, and at its start the edge's own. */
-const wayTo = (edges: ReadonlyArray<Edge>, target: Edge): ReadonlyMap<string, string> => {
-  const way = new Map([[target.from, target.input]])
-  for (let before = 0; before < way.size;) {
-    before = way.size
-    for (const { from, input, answer } of edges)
-      if (!way.has(from) && way.has(answer)) way.set(from, input)
-  }
-  return way
 }
 
 const told = (walk: Walk) => walk.story.slice(-12).join("\n")

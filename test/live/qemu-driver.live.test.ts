@@ -217,7 +217,7 @@ const snapshotAndRestore = Effect.gen(function* () {
   yield* session.resume
   yield* moreTicks(config)
   yield* session.pause
-  yield* session.snapshot(first.concat("/../second"))
+  yield* session.snapshot(second)
   // Saved twice without a run in between.
   yield* session.snapshot(host.directory("third"))
   process.kill(ref.process.pid, "SIGKILL")

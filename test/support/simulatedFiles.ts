@@ -18,8 +18,8 @@ export interface MemoryFiles {
   readonly layer: Layer.Layer<Files>
   /** For one run of a service: once it is not alive, whatever it still writes stops its fiber and changes nothing. */
   readonly layerWhile: (alive: () => boolean) => Layer.Layer<Files>
-  /** All files, sorted. */
-  readonly names: () => ReadonlyArray<string>
+  /** All files under a directory, or at all, sorted. */
+  readonly names: (directory?: string) => ReadonlyArray<string>
   readonly text: (file: string) => string
   /** The errno that writes through `Files` fail with from now on, such as ENOSPC; null: they succeed. */
   failing: string | null
@@ -36,7 +36,31 @@ interface SparseFile {
 
 interface Contents {
   readonly files: Map<string, SparseFile>
-  readonly directories: Set<string>
+  /** Of each directory, the names in it: nothing here looks through all files. */
+  readonly directories: Map<string, Set<string>>
+}
+
+const enter = ({ directories }: Contents, name: string): void =>
+  void directories.get(path.dirname(name))?.add(path.basename(name))
+
+const put = (contents: Contents, name: string, file: SparseFile): void => {
+  contents.files.set(name, file)
+  enter(contents, name)
+}
+
+const addDirectory = (contents: Contents, name: string): void => {
+  if (contents.directories.has(name)) return
+  addDirectory(contents, path.dirname(name))
+  contents.directories.set(name, new Set())
+  enter(contents, name)
+}
+
+/** A file, or a directory with all that is under it. */
+const drop = (contents: Contents, name: string): void => {
+  const { files, directories } = contents
+  for (const child of directories.get(name) ?? []) drop(contents, `${name}/${child}`)
+  if (!files.delete(name) && !directories.delete(name)) return
+  directories.get(path.dirname(name))?.delete(path.basename(name))
 }
 
 const bytesOf = (content: string | Uint8Array): Uint8Array =>
@@ -79,10 +103,13 @@ const found = ({ files }: Contents, name: string): SparseFile => {
 }
 
 /** The file of that name, made where there is none and its directory is there. */
-const opened = ({ files, directories }: Contents, name: string): SparseFile => {
+const opened = (contents: Contents, name: string): SparseFile => {
+  const { files, directories } = contents
+  const present = files.get(name)
+  if (present !== undefined) return present
   if (!directories.has(path.dirname(name))) throw new Error(`ENOENT: ${path.dirname(name)}`)
-  const file = files.get(name) ?? emptyFile(0)
-  files.set(name, file)
+  const file = emptyFile(0)
+  put(contents, name, file)
   return file
 }
 
@@ -93,14 +120,11 @@ const makeDisk = (contents: Contents): Disk => ({
     const file = opened(contents, name)
     writeTo(file, file.size, bytesOf(text))
   },
-  remove: (name) => void contents.files.delete(name),
+  remove: (name) => (contents.files.has(name) ? drop(contents, name) : undefined),
   readAt: (name, offset, length) => readFrom(found(contents, name), offset, length),
   writeAt: (name, offset, bytes) => writeTo(found(contents, name), offset, bytes),
   size: (name) => found(contents, name).size
 })
-
-const under = (directory: string, name: string): boolean =>
-  name === directory || name.startsWith(`${directory}/`)
 
 type Writing = (
   operation: string,
@@ -109,11 +133,10 @@ type Writing = (
 ) => Effect.Effect<void, FileFault>
 
 const writes = (contents: Contents, writing: Writing) => {
-  const { files } = contents
   const replace = (target: string, content: string | Uint8Array, nowMs: number): void => {
     const file = emptyFile(nowMs)
     writeTo(file, 0, bytesOf(content))
-    files.set(target, file)
+    put(contents, target, file)
   }
   const append = (target: string, content: string) =>
     writing("append", target, (nowMs) => {
@@ -133,7 +156,7 @@ const writes = (contents: Contents, writing: Writing) => {
         file.modifiedMs = nowMs
       }),
     createSparse: (target: string, bytes: number) =>
-      writing("create", target, (nowMs) => void files.set(target, { ...emptyFile(nowMs), size: bytes })),
+      writing("create", target, (nowMs) => put(contents, target, { ...emptyFile(nowMs), size: bytes })),
     sync: (target: string) => writing("fsync", target, () => undefined),
     punchHole: (target: string, offset: number, length: number) =>
       Effect.sync(() => {
@@ -176,12 +199,7 @@ const reads = ({ files, directories }: Contents) => {
         })
       ),
     list: (directory: string) =>
-      Effect.sync(() =>
-        [...files.keys(), ...directories]
-          .filter((it) => it !== directory && path.dirname(it) === directory)
-          .map((it) => path.basename(it))
-          .toSorted()
-      ),
+      Effect.sync(() => [...(directories.get(directory) ?? [])].toSorted()),
     stat: (target: string) =>
       Effect.sync(() => {
         const file = files.get(target)
@@ -200,31 +218,21 @@ const reads = ({ files, directories }: Contents) => {
 }
 
 /** Names: they are not durable content, so a full disk does not refuse them. */
-const names = ({ files, directories }: Contents, living: Effect.Effect<void>) => ({
-  makeDirectory: (directory: string) =>
-    Effect.map(living, () => {
-      for (let it = directory; !directories.has(it); it = path.dirname(it)) directories.add(it)
-    }),
-  remove: (target: string) =>
-    Effect.map(living, () => {
-      for (const it of files.keys()) if (under(target, it)) files.delete(it)
-      for (const it of directories) if (under(target, it)) directories.delete(it)
-    })
+const names = (contents: Contents, living: Effect.Effect<void>) => ({
+  makeDirectory: (directory: string) => Effect.map(living, () => addDirectory(contents, directory)),
+  remove: (target: string) => Effect.map(living, () => drop(contents, target))
 })
 
 /** A rename moves a file, or a directory with all that is under it, and replaces a file of the new name. */
-const rename = ({ files, directories }: Contents, from: string, to: string): void => {
-  const moved = (name: string) => `${to}${name.slice(from.length)}`
-  for (const [name, file] of files) {
-    if (!under(from, name)) continue
-    files.delete(name)
-    files.set(moved(name), file)
-  }
-  for (const name of directories) {
-    if (!under(from, name)) continue
-    directories.delete(name)
-    directories.add(moved(name))
-  }
+const rename = (contents: Contents, from: string, to: string): void => {
+  const { files, directories } = contents
+  const file = files.get(from)
+  if (file === undefined) {
+    const children = directories.get(from) ?? new Set()
+    addDirectory(contents, to)
+    for (const child of children) rename(contents, `${from}/${child}`, `${to}/${child}`)
+  } else put(contents, to, file)
+  drop(contents, from)
 }
 
 const filesOver = (contents: Contents, failing: () => string | null, alive: () => boolean) => {
@@ -246,15 +254,21 @@ const filesOver = (contents: Contents, failing: () => string | null, alive: () =
   })
 }
 
+const namesUnder = (contents: Contents, directory: string): ReadonlyArray<string> =>
+  [...(contents.directories.get(directory) ?? [])].flatMap((child) => {
+    const name = path.join(directory, child)
+    return contents.files.has(name) ? [name] : namesUnder(contents, name)
+  })
+
 export const memoryFiles = (): MemoryFiles => {
-  const contents: Contents = { files: new Map(), directories: new Set(["/"]) }
+  const contents: Contents = { files: new Map(), directories: new Map([["/", new Set()]]) }
   const layerWhile = (alive: () => boolean) =>
     Layer.sync(Files, () => filesOver(contents, () => memory.failing, alive))
   const memory: MemoryFiles = {
     disk: makeDisk(contents),
     layer: layerWhile(() => true),
     layerWhile,
-    names: () => [...contents.files.keys()].toSorted(),
+    names: (directory = "/") => namesUnder(contents, directory).toSorted(),
     text: (name) => {
       const file = contents.files.get(name)
       return file === undefined ? "" : new TextDecoder().decode(readFrom(file, 0, file.size))

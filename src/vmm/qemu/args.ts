@@ -91,7 +91,10 @@ const object = (value: Properties): ReadonlyArray<string> => ["-object", JSON.st
 
 const machineArgs = (host: QemuHost, config: VmConfig): ReadonlyArray<string> =>
   [
-    ["-machine", `${host.machine},smm=off,sata=off,smbus=off,vmport=off,dump-guest-core=off,mem-merge=off`],
+    [
+      "-machine",
+      `${host.machine},smm=off,sata=off,smbus=off,vmport=off,i8042=off,dump-guest-core=off,mem-merge=off,suppress-vmdesc=on`
+    ],
     ["-accel", host.accelerator],
     ["-cpu", host.accelerator === "kvm" ? "host" : "max"],
     ["-smp", `cpus=${config.vcpus},sockets=1,cores=${config.vcpus},threads=1`],

@@ -11,8 +11,7 @@ const minimum = [7, 2] as const
 /** `--version` and `-machine help` take some 30 ms. */
 const askBoundMs = 10_000
 
-const refused = (reason: string, cause: unknown = undefined) =>
-  new VmmFault({ operation: "discover", reason, cause })
+const refused = (reason: string, cause?: unknown) => new VmmFault({ operation: "discover", reason, cause })
 
 /** The version in what `--version` prints, such as 7.2.22. */
 export const versionOf = (text: string): string | undefined =>

@@ -9,9 +9,10 @@
  *
  * There is no bound on the whole, which depends on memory and disk: there is one on standing still.
  */
+import { createWriteStream } from "node:fs"
+import { createReadStream } from "node:fs"
 import * as fs from "node:fs/promises"
 import * as net from "node:net"
-import { pipeline } from "node:stream/promises"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
@@ -32,11 +33,11 @@ const stallPollMs = 500
 const bandwidthMax = 1_000_000_000_000
 /** Devices, disk caches and page headers beside the memory itself. */
 const spaceMarginBytes = 64 * 1024 * 1024
-const writeBufferBytes = 4 * 1024 * 1024
+const writeBatchBytes = 1024 * 1024
 const readChunkBytes = 1024 * 1024
 const fileMode = 0o600
 
-const fault = (operation: string, reason: string, cause: unknown = undefined) =>
+const fault = (operation: string, reason: string, cause?: unknown) =>
   new VmmFault({ operation, reason, cause })
 
 /** How a migration ended, where an event says so. */
@@ -107,27 +108,43 @@ const listen = (socketPath: string) =>
     return Effect.acquireRelease(Deferred.await(connected), (socket) => Effect.sync(() => socket.destroy()))
   })
 
-/** Head, stream, tail; synced. The tail is written only by `finish`, when QEMU has said that all was sent. */
-const receive = async (handle: fs.FileHandle, head: Buffer, socket: net.Socket, progress: Progress) => {
+/** Puts buffers at a place of the file, all of them. */
+const writeAt = async (handle: fs.FileHandle, buffers: ReadonlyArray<Buffer>, position: number) => {
+  const wanted = buffers.reduce((sum, it) => sum + it.length, 0)
+  const { bytesWritten } = await handle.writev([...buffers], position)
+  // A regular file takes less than all only where its file system is full (write(2)).
+  if (bytesWritten !== wanted) throw new Error("the file system is full")
+}
+
+/**
+ * Writes what QEMU sends, one batch while the next one comes; a disk that is slower than QEMU makes QEMU wait. Ends with
+ * the connection, and without the tail: that is written when QEMU has said that all was sent.
+ */
+const receive = async (handle: fs.FileHandle, offset: number, socket: net.Socket, progress: Progress) => {
   const hash = streamHash()
-  let bytes = 0
-  socket.on("data", (chunk: Buffer) => {
-    hash.update(chunk)
-    bytes += chunk.length
-    progress.bytes = bytes
-  })
-  const file = handle.createWriteStream({
-    start: head.length,
-    autoClose: false,
-    highWaterMark: writeBufferBytes
-  })
-  try {
-    await pipeline(socket, file)
-  } finally {
-    // A stream that does not close its handle still holds it, and `close` would wait for it for ever.
-    file.destroy()
+  let batch: Array<Buffer> = []
+  let [batched, written] = [0, 0]
+  let writing: Promise<void> = Promise.resolve()
+  const flush = async () => {
+    await writing
+    writing = writeAt(handle, batch, offset + written)
+    // Seen at the next flush, which may come late.
+    writing.catch(() => undefined)
+    written += batched
+    batch = []
+    batched = 0
   }
-  return { bytes, digest: hash.digest() }
+  for await (const chunk of socket) {
+    if (!Buffer.isBuffer(chunk)) continue
+    hash.update(chunk)
+    batch.push(chunk)
+    batched += chunk.length
+    progress.bytes += chunk.length
+    if (batched >= writeBatchBytes) await flush()
+  }
+  await flush()
+  await writing
+  return { bytes: written, digest: hash.digest() }
 }
 
 const createState = (file: string) =>
@@ -171,7 +188,7 @@ const transfer = Effect.fnUntraced(function* (qmp: Qmp, socketPath: string, file
   const stream = connection.pipe(
     Effect.flatMap((socket) =>
       Effect.tryPromise({
-        try: () => receive(handle, head, socket, progress),
+        try: () => receive(handle, head.length, socket, progress),
         catch: (cause) => fault("snapshot", `the guest's state could not be written: ${String(cause)}`, cause)
       })
     )
@@ -230,9 +247,8 @@ export const snapshot = (
 
 /** Sends the stream as far as QEMU takes it, and reads all of it for its checksum. */
 const send = async (state: StateFile, socket: net.Socket, progress: Progress, signal: AbortSignal) => {
-  const handle = await fs.open(state.path, "r")
   const hash = streamHash()
-  const stream = handle.createReadStream({
+  const stream = createReadStream(state.path, {
     start: state.offset,
     end: state.offset + state.bytes - 1,
     highWaterMark: readChunkBytes,

@@ -59,9 +59,7 @@ const layers = (count: number): ReadonlyArray<Disk> =>
 describe("the command line", () => {
   it("of a small machine", () => {
     const argv = args(host, plain)
-    assert.deepStrictEqual(values(argv, "-machine"), [
-      `pc-q35-7.2,${(values(argv, "-machine")[0] ?? "").split(",").slice(1).join(",")}`
-    ])
+    assert.match(values(argv, "-machine")[0] ?? "", /^pc-q35-7\.2,/)
     assert.deepStrictEqual(values(argv, "-accel"), ["tcg"])
     assert.deepStrictEqual(values(argv, "-cpu"), ["max"])
     assert.deepStrictEqual(values(argv, "-m"), ["size=1024M"])
