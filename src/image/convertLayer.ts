@@ -20,7 +20,7 @@ import { CommandFault } from "../host/Fault.ts"
 import { Files } from "../host/Files.ts"
 import { closeLayer, type Closing, type Copy } from "./closeLayer.ts"
 import { type BlobRange, decompress, readRange } from "./decompress.ts"
-import { corrupt, fromHost, ImageFault, noSpace, tooLarge } from "./ImageFault.ts"
+import { corrupt, fromHost, hostFault, ImageFault, noSpace, tooLarge } from "./ImageFault.ts"
 import { type LayerBounds, LayerStream, LayerTooLarge } from "./LayerStream.ts"
 import * as LowerLayers from "./LowerLayers.ts"
 import { TarError } from "./tar/TarEntry.ts"
@@ -31,6 +31,13 @@ import * as TarWriter from "./tar/TarWriter.ts"
 const freeReserveBytes = 256 * 1024 * 1024
 const spaceCheckMs = 500
 const temporarySuffix = ".tmp"
+/**
+ * lz4 rather than zstd: a tenth faster to make here, and several times faster to read in the guest, for a third more disk
+ * (measured on 240 MB of programs; still smaller than erofs with lz4).
+ */
+const compressor = "lz4"
+/** What a writer sees when the reader of its pipe has gone. */
+const brokenPipe = new Set(["EPIPE", "ECONNRESET", "ERR_STREAM_PREMATURE_CLOSE", "ERR_STREAM_DESTROYED"])
 
 export interface LayerBlob extends BlobRange {
   /** Of the bytes as they lie there; null where nobody said it (docker save). */
@@ -124,7 +131,7 @@ const runPass = async (
 const packer = Effect.fnUntraced(function* (target: string) {
   const files = yield* Files
   yield* Effect.addFinalizer(() => Effect.ignore(files.remove(target)))
-  const args = ["--quiet", "--no-skip", "--compressor", "zstd", "--comp-extra", "level=1", target]
+  const args = ["--quiet", "--no-skip", "--compressor", compressor, target]
   const child = yield* spawnPiped("tar2sqfs", args)
   child.stdout.resume()
   let said = ""
@@ -145,7 +152,9 @@ type Packer = Effect.Success<ReturnType<typeof packer>>
 const packingFault = (fault: CommandFault | undefined): ImageFault =>
   fault !== undefined && /no space left/iu.test(fault.stderr)
     ? noSpace("The disk of the data directory is full.", fault)
-    : fromHost("Packing a layer", fault)
+    : fault?.outcome === "missing"
+      ? hostFault("tar2sqfs is not installed on this host (package squashfs-tools-ng).", fault)
+      : hostFault("A layer could not be packed: tar2sqfs refused what is in it, or broke off.", fault)
 
 class Broken extends Data.TaggedError("Broken")<{ readonly cause: unknown }> {}
 
@@ -153,8 +162,10 @@ class Broken extends Data.TaggedError("Broken")<{ readonly cause: unknown }> {}
 const feed = (conversion: Conversion, packer: Packer, body: (signal: AbortSignal) => Promise<void>) =>
   Effect.tryPromise({ try: body, catch: (cause) => new Broken({ cause }) }).pipe(
     Effect.catch(({ cause }) => {
-      const code = cause instanceof Error && "code" in cause ? cause.code : ""
-      return code === "EPIPE" || code === "ECONNRESET"
+      const code =
+        cause instanceof Error && "code" in cause && typeof cause.code === "string" ? cause.code : ""
+      // A destroyed pipe ends the packer, so its end can be awaited.
+      return brokenPipe.has(code) && packer.stdin.destroyed
         ? Effect.flatMap(
             Effect.promise(() => packer.exit),
             (fault) => Effect.fail(packingFault(fault))

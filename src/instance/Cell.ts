@@ -65,16 +65,15 @@ export const publish = (cell: Cell): Effect.Effect<void> => {
   return cell.published(cell.view, from)
 }
 
-/** Writes the record, unless the instance is gone: its record went with its files. */
-export const persist = (cell: Cell, record: Record): Effect.Effect<void, FileFault> =>
-  record.lifecycle.state._tag === "Gone"
-    ? Effect.void
-    : cell.store
-        .save(record)
-        .pipe(
-          step(`persist-${record.lifecycle.state._tag}`),
-          Effect.andThen(Effect.sync(() => void (cell.saved = true)))
-        )
+/** Writes the record, unless the instance is gone: its record went with its files, and nothing is left to be saved. */
+export const persist = (cell: Cell, record: Record): Effect.Effect<void, FileFault> => {
+  const { state } = record.lifecycle
+  const save = state._tag === "Gone" ? Effect.void : cell.store.save(record).pipe(step(`persist-${state._tag}`))
+  return Effect.andThen(
+    save,
+    Effect.sync(() => void (cell.saved = true))
+  )
+}
 
 const failedEvent = Effect.fnUntraced(function* (cell: Cell, epoch: number, cause: Cause.Cause<WorkFailed>) {
   const fault = Cause.squash(cause)

@@ -104,12 +104,15 @@ export const layerEventLog = Layer.effect(
       if (event.type === "instance.deleted") generations.delete(event.instance_id)
       else generations.set(event.instance_id, event.generation)
     let last = kept.at(-1)?.id ?? 0
-    let lines = segmentEvents
+    const newest = firsts.at(-1)
+    let lines = newest === undefined ? segmentEvents : kept.filter((event) => event.id >= newest).length
+    /** What the service before wrote last may be half a line, which must not swallow the next one. */
+    let separator = newest === undefined ? "" : "\n"
 
-    /** A new segment for every start: the end of an older one may be half a line. */
     const rotate = Effect.gen(function* () {
       firsts.push(last + 1)
       lines = 0
+      separator = ""
       const old = firsts.splice(0, Math.max(0, firsts.length - segmentsMax))
       yield* Effect.forEach(old, (first) => files.remove(path.join(directory, segmentName(first))), {
         discard: true
@@ -125,7 +128,8 @@ export const layerEventLog = Layer.effect(
             id: last + 1,
             time: timestamp(yield* Clock.currentTimeMillis)
           }
-          yield* files.note(path.join(directory, segmentName(firsts.at(-1) ?? 1)), `${encode(full)}\n`)
+          yield* files.note(path.join(directory, segmentName(firsts.at(-1) ?? 1)), `${separator}${encode(full)}\n`)
+          separator = ""
           last = full.id
           lines++
           recent.push(full)

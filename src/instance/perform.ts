@@ -6,7 +6,7 @@ import type { Work } from "./Lifecycle.ts"
 import { boot, launch } from "./perform/launch.ts"
 import { load, revive } from "./perform/restore.ts"
 import { snapshot, unfreeze } from "./perform/snapshot.ts"
-import { awaken, inStep, session, type Subject } from "./perform/subject.ts"
+import { awaken, inStep, pauseGuest, resumeGuest, session, type Subject } from "./perform/subject.ts"
 import { end, powerOff, quiet } from "./perform/teardown.ts"
 
 /** The result of a piece of work: the VMM that it started, or null where it started none. */
@@ -21,16 +21,14 @@ export const perform = Effect.fnUntraced(function* (work: Work, subject: Subject
     case "Boot":
       return yield* Effect.as(boot(subject), none)
     case "Pause": {
-      const { pause } = yield* control
-      return yield* pause.pipe(
+      return yield* pauseGuest(yield* control).pipe(
         inStep("pause", "The guest could not be paused."),
         step("pause"),
         Effect.as(none)
       )
     }
     case "Resume": {
-      const { resume } = yield* control
-      yield* resume.pipe(inStep("resume", "The guest could not be resumed."), step("resume"))
+      yield* resumeGuest(yield* control).pipe(inStep("resume", "The guest could not be resumed."), step("resume"))
       return yield* Effect.as(awaken(subject), none)
     }
     case "PowerOff":

@@ -73,7 +73,7 @@ export const project = (record: Record, vitals: Vitals, subnet: Subnet): Instanc
     state: outwardState(state),
     transition: transitionOf(state),
     generation: record.generation,
-    ready: vmm !== null && vitals.ready,
+    ready: vmm !== null && state._tag !== "Shutdown" && vitals.ready,
     memory_mb: record.memory_mb,
     memory_max_mb: spec.memory_max_mb,
     memory_actual_mb: vmm === null ? null : (vitals.memoryMb ?? record.memory_mb),

@@ -139,7 +139,6 @@ const fifoEnd = (fifo: string): Effect.Effect<void, unknown> =>
     } catch (cause) {
       return resume(Effect.fail(cause))
     }
-    reader.unref()
     reader
       .once("error", (cause) => resume(Effect.fail(cause)))
       .once("close", () => resume(Effect.void))

@@ -1,4 +1,4 @@
-/** A disk that gets full: a sentence, and nothing left. */
+/** A disk that gets full, a packer that breaks off: a sentence, and nothing left. */
 import * as path from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
@@ -10,7 +10,7 @@ import { Files } from "../../src/host/Files.ts"
 import { layout } from "../../src/host/Paths.ts"
 import { Images } from "../../src/image/Images.ts"
 import { filesBelow, imagesOn, settled } from "../support/image.ts"
-import { image, layer, ociArchive } from "../support/layers.ts"
+import { image, layer, layerOf, ociArchive, rawTar } from "../support/layers.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
 const id = ImageId.make("img-space")
@@ -80,6 +80,26 @@ describe("a full disk", () => {
       const refused = yield* Effect.flip(importing(dataDir, files))
       assert.strictEqual("_tag" in refused ? refused._tag : "", "Unprocessable")
       assert.deepStrictEqual(yield* filesBelow(dataDir), [])
+    }).pipe(Effect.scoped)
+  )
+})
+
+describe("tar2sqfs", () => {
+  it.live("that breaks off fails the image, and leaves nothing", () =>
+    Effect.gen(function* () {
+      const dataDir = yield* temporaryDirectory("refused")
+      // A squashfs holds at most 65,535 owners.
+      const owners = rawTar(Array.from({ length: 66_000 }, (_, at) => ({ name: `f${at}`, uid: at })))
+      const archive = yield* Effect.promise(async () => ociArchive(image([await layerOf(owners)])))
+      yield* Effect.gen(function* () {
+        yield* (yield* Images).importArchive(id, Stream.make(new Uint8Array(archive)))
+        const failed = yield* settled(id)
+        assert.strictEqual(
+          failed.error,
+          "A layer could not be packed: tar2sqfs refused what is in it, or broke off."
+        )
+        assert.deepStrictEqual(yield* filesBelow(dataDir), ["images/img-space.json"])
+      }).pipe(Effect.provide(imagesOn(dataDir)))
     }).pipe(Effect.scoped)
   )
 })

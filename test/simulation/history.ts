@@ -2,20 +2,34 @@
  * One seeded history: many instances, random verbs, random faults, the service killed now and then, all in virtual time.
  * The same seed gives the same history, to the letter; `npm run replay -- SEED` prints it.
  */
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
+import * as Stream from "effect/Stream"
 import * as TestClock from "effect/testing/TestClock"
+import type { InstanceEvent } from "../../src/domain/Event.ts"
 import { InstanceId } from "../../src/domain/Ids.ts"
 import type { Instance, RestartPolicy, Verb } from "../../src/domain/Instance.ts"
 import { type Probabilities, realLatency } from "../../src/host/simulated/FaultPlan.ts"
 import * as incidents from "../../src/host/simulated/incidents.ts"
-import { ledger } from "../../src/host/simulated/ledger.ts"
 import {
   makePlace,
   request,
   type SimulatedPlace,
   type SimulatedService
 } from "../support/simulatedService.ts"
+import {
+  disturbed,
+  judge,
+  judgeEvents,
+  judgeLastEvents,
+  leftovers,
+  makeWatch,
+  type Outage,
+  resting
+} from "./promises.ts"
+import { generator, type Random } from "./random.ts"
 
 export interface HistoryOptions {
   readonly seed: number
@@ -30,21 +44,27 @@ export interface History {
   readonly services: number
 }
 
-/** mulberry32: small, seeded, the same everywhere. */
-const generator = (seed: number) => {
-  let state = seed >>> 0
-  const next = (): number => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
-  }
-  const below = (bound: number): number => Math.floor(next() * bound)
-  const pick = <A>(items: readonly [A, ...ReadonlyArray<A>]): A => items[below(items.length)] ?? items[0]
-  return { next, below, pick }
+const faults: Probabilities = {
+  spawn: 0.03,
+  boot: 0.02,
+  pause: 0.03,
+  resume: 0.03,
+  snapshot: 0.05,
+  restore: 0.05,
+  tapAttach: 0.01,
+  tapDetach: 0.01,
+  quit: 0.05
 }
-
-const faults: Probabilities = { spawn: 0.03, boot: 0.02, pause: 0.03, resume: 0.03, snapshot: 0.05 }
+/**
+ * What may hang for good, before it does anything: a monitor's socket that never answers, to be given up at the deadline
+ * of its work. A call that did its work and hangs then is a driver's to bound.
+ */
+const hanging = ["pause", "resume", "boot", "snapshot", "powerOff", "attach", "agentShutdown"] as const
+/** What a disk does that takes nothing: it is full, or its fsync fails. */
+const outageCodes = ["ENOSPC", "EIO"] as const
+const outageMaxSteps = 12
+/** Between two looks at everything, in steps. */
+const lookEvery = 100
 const verbs = [
   "start",
   "start",
@@ -65,7 +85,12 @@ const tickMs = 500
 
 interface Run {
   readonly place: SimulatedPlace
-  readonly random: ReturnType<typeof generator>
+  readonly random: Random
+  readonly watch: ReturnType<typeof makeWatch>
+  readonly outages: Array<Outage>
+  readonly restartsMs: Array<number>
+  /** The step at which the disk takes writes again, and when it stopped; null while it does. */
+  outage: { readonly until: number; readonly sinceMs: number } | null
   readonly options: HistoryOptions
   readonly lines: Array<string>
   readonly problems: Array<string>
@@ -96,25 +121,62 @@ const startService = Effect.fnUntraced(function* (place: SimulatedPlace) {
 })
 
 const restart = Effect.fnUntraced(function* (run: Run, step: number, how: "kill" | "stop") {
+  // A disk that takes nothing lets no service start; that it goes on from there is another test's.
+  if (run.outage !== null) yield* endOutage(run)
+  const before = resting(yield* run.service.instances.list({}))
   yield* run.service[how]
+  run.restartsMs.push(yield* Clock.currentTimeMillis)
   yield* Effect.forEach(run.fibers, Fiber.interrupt, { discard: true })
   run.fibers = []
   run.service = yield* startService(run.place)
   run.services++
+  run.problems.push(...disturbed(before, yield* run.service.instances.list({})))
   run.lines.push(`${step} service ${how}`)
 })
 
-const disturb = (run: Run, id: InstanceId) => {
+const beginOutage = Effect.fnUntraced(function* (run: Run, step: number) {
+  run.place.files.failing = run.random.pick(outageCodes)
+  run.outage = {
+    until: step + 1 + run.random.below(outageMaxSteps),
+    sinceMs: yield* Clock.currentTimeMillis
+  }
+  run.lines.push(`${step} disk ${run.place.files.failing}`)
+})
+
+const endOutage = Effect.fnUntraced(function* (run: Run) {
+  if (run.outage === null) return
+  run.outages.push([run.outage.sinceMs, yield* Clock.currentTimeMillis])
+  run.outage = null
+  run.place.files.failing = null
+})
+
+/** What befalls one instance; false where there was nothing for it to befall. */
+const disturb = (run: Run, id: InstanceId): boolean => {
   const { world } = run.place
-  const what = run.random.below(4)
-  if (what === 0) return incidents.crashVmm(world, id)
-  if (what === 1) return incidents.guestPanics(world, id)
-  if (what === 2) return incidents.guestPowersOff(world, id)
-  return incidents.guestExits(world, id, run.random.below(2))
+  const { plan } = world
+  switch (run.random.below(7)) {
+    case 0:
+      return incidents.crashVmm(world, id)
+    case 1:
+      return incidents.guestPanics(world, id)
+    case 2:
+      return incidents.guestPowersOff(world, id)
+    case 3:
+      return incidents.freezeVmm(world, id)
+    case 4:
+      plan.failNext("tapAttach", { id, reason: "device or resource busy" })
+      return true
+    case 5:
+      plan.hangNext(run.random.pick(hanging), { id, phase: "start" })
+      return true
+    default:
+      return incidents.guestExits(world, id, run.random.below(2))
+  }
 }
 
 const oneStep = Effect.fnUntraced(function* (run: Run, step: number) {
   const { random, options } = run
+  if (run.outage !== null && step >= run.outage.until) yield* endOutage(run)
   const { instances } = run.service
   const name = `vm-${random.below(options.instances)}`
   const id = InstanceId.make(name)
@@ -128,35 +190,28 @@ const oneStep = Effect.fnUntraced(function* (run: Run, step: number) {
     yield* ask(run, step, `${verb} ${name}`, instances.command(id, verb, given))
   } else if (dice < 0.9) {
     yield* ask(run, step, `delete ${name}`, instances.remove(id))
+  } else if (dice < 0.905) {
+    if (run.outage === null) yield* beginOutage(run, step)
   } else if (dice < 0.997) {
     if (disturb(run, id)) run.lines.push(`${step} disturbed ${name}`)
   } else {
     yield* restart(run, step, random.next() < 0.8 ? "kill" : "stop")
   }
   yield* TestClock.adjust(random.below(tickMs))
+  if (step % lookEvery === 0) run.problems.push(...run.watch.look(yield* instances.list({})))
 })
 
-/** What must be so of an instance at rest, whatever happened before. */
-const judge = (run: Run, view: Instance): ReadonlyArray<string> => {
-  const { world, files } = run.place
-  const process = world.byId.get(view.id)
-  const alive = view.state !== "Stopped" && view.state !== "Standby"
-  const tap = view.network.tap
-  const snapshots = files.names().filter((it) => it.startsWith(`/data/instances/${view.id}/snapshot/`))
-  return [
-    ...(view.transition === null ? [] : [`is busy with ${view.transition} for ever`]),
-    ...(alive === (process !== undefined)
-      ? []
-      : [`is ${view.state} and its VMM is ${alive ? "gone" : "there"}`]),
-    ...(tap === null || alive === world.taps.has(tap)
-      ? []
-      : [`is ${view.state} and its TAP is ${alive ? "gone" : "there"}`]),
-    ...(view.state === "Standby" && !snapshots.some((it) => it.endsWith("/manifest.json"))
-      ? ["is Standby without a complete snapshot"]
-      : []),
-    ...(view.state !== "Standby" && snapshots.length > 0 ? [`is ${view.state} and keeps a snapshot`] : [])
-  ].map((problem) => `${view.id} ${problem}`)
-}
+/** The whole log, as a reader gets it who was never there. */
+const eventsOf = ({ service }: Run) =>
+  Effect.gen(function* () {
+    const events: Array<InstanceEvent> = []
+    const reading = yield* Effect.forkChild(
+      Stream.runForEach(service.events.read(Option.some(0)), (event) => Effect.sync(() => events.push(event)))
+    )
+    yield* TestClock.adjust(1)
+    yield* Fiber.interrupt(reading)
+    return events
+  })
 
 const passTimeUntil = Effect.fnUntraced(function* (done: () => boolean) {
   for (let passed = 0; passed < restWithinMs && !done(); passed += tickMs) yield* TestClock.adjust(tickMs)
@@ -166,6 +221,7 @@ const passTimeUntil = Effect.fnUntraced(function* (done: () => boolean) {
 const settle = Effect.fnUntraced(function* (run: Run) {
   const { place } = run
   place.world.plan.calm()
+  yield* endOutage(run)
   yield* passTimeUntil(() => run.fibers.every((it) => it.pollUnsafe() !== undefined))
   const hanging = run.fibers.filter((it) => it.pollUnsafe() === undefined).length
   if (hanging > 0) run.problems.push(`${hanging} requests were never answered`)
@@ -175,21 +231,15 @@ const settle = Effect.fnUntraced(function* (run: Run) {
     if (views.every((view) => view.transition === null)) break
     yield* TestClock.adjust(tickMs)
   }
-  run.problems.push(...views.flatMap((view) => judge(run, view)))
+  run.problems.push(...run.watch.look(views), ...views.flatMap((view) => judge(place, view)))
+  const events = yield* eventsOf(run)
+  run.problems.push(...judgeEvents(events, run.outages, run.restartsMs), ...judgeLastEvents(events, views, run.outages))
   for (const view of views) run.lines.push(`end ${view.id} ${view.state} ${view.generation} ${view.restarts}`)
   run.fibers = []
   for (const view of views)
     yield* ask(run, run.options.steps, `delete ${view.id}`, run.service.instances.remove(view.id))
   yield* passTimeUntil(() => run.fibers.every((it) => it.pollUnsafe() !== undefined))
-  const left = ledger(place.world)
-  for (const [what, held] of Object.entries(left)) {
-    const amount = Array.isArray(held) ? held.length : held
-    if (amount !== 0) run.problems.push(`${amount} ${what} are left when every instance is gone`)
-  }
-  const files = place.files
-    .names()
-    .filter((it) => it.startsWith("/data/instances/") || it.startsWith("/run/"))
-  if (files.length > 0) run.problems.push(`${files.length} files are left: ${files.slice(0, 3).join(", ")}`)
+  run.problems.push(...leftovers(place))
   yield* run.service.stop
 })
 
@@ -199,6 +249,10 @@ export const live = Effect.fnUntraced(function* (options: HistoryOptions) {
   const run: Run = {
     place,
     random: generator(options.seed),
+    watch: makeWatch(place),
+    outages: [],
+    restartsMs: [],
+    outage: null,
     options,
     lines: [],
     problems: [],

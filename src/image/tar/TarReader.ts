@@ -10,8 +10,8 @@
  *      └─────► ended (zero block)
  */
 import { blockBytes, paddingOf, TarError, type SparseMap, type TarEntry } from "./TarEntry.ts"
-import { decodeHeader, extentsOf, type Header, isExtended, readPax } from "./tarHeader.ts"
-import { mapLines, paxEntry, parseDataMap, type PaxRecords } from "./pax.ts"
+import { decodeHeader, extentsOf, type Header, isExtended, type PaxRecords, readPax } from "./tarHeader.ts"
+import { mapLines, paxEntry, parseDataMap } from "./pax.ts"
 
 /** archive/tar: maxSpecialFileSize. */
 const longHeaderMaxBytes = 1024 * 1024

@@ -1,8 +1,6 @@
 /** What pax records say over the header that follows them (POSIX.1-2001; GNU tar's manual for GNU.sparse). */
 import { TarError, type SparseMap, type TarEntry, type TarEntryType } from "./TarEntry.ts"
-import type { Header } from "./tarHeader.ts"
-
-export type PaxRecords = ReadonlyArray<readonly [key: string, value: string]>
+import type { Header, PaxRecords } from "./tarHeader.ts"
 
 const xattrPrefix = "SCHILY.xattr."
 /** linux/limits.h: XATTR_SIZE_MAX and XATTR_NAME_MAX. */

@@ -1,6 +1,8 @@
 /** Header blocks and pax bodies of tar archives, decoded. Fields and offsets as in tar(5) and GNU tar's manual. */
 import { TarError } from "./TarEntry.ts"
-import type { PaxRecords } from "./pax.ts"
+
+/** Keys and values as bytes, in the order of the archive. */
+export type PaxRecords = ReadonlyArray<readonly [key: string, value: string]>
 
 export interface Header {
   readonly name: string

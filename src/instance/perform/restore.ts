@@ -12,7 +12,7 @@ import { Vmm } from "../../vmm/Vmm.ts"
 import type { SnapshotRef } from "../Lifecycle.ts"
 import { attachTap } from "./launch.ts"
 import { dependencies, dropSnapshots, readManifest, snapshotDirectory } from "./snapshot.ts"
-import { inStep, session, type Subject, workFailed } from "./subject.ts"
+import { inStep, resumeGuest, session, type Subject, workFailed } from "./subject.ts"
 
 type Dependencies = Effect.Success<ReturnType<typeof dependencies>>
 
@@ -78,10 +78,17 @@ export const load = Effect.fnUntraced(function* (subject: Subject, ref: Snapshot
     .pipe(inStep("spawn", "The VMM could not load the snapshot."), step("spawn"))
 })
 
-/** Revive: the guest goes on, or stays paused. Its clock and entropy are set by its agent before it counts as ready. */
-export const revive = Effect.fnUntraced(function* (subject: Subject, resume: boolean) {
-  const control = yield* session(subject).pipe(inStep("attach", "The VMM does not answer."))
-  if (resume) yield* control.resume.pipe(inStep("resume", "The guest could not be resumed."), step("resume"))
-  // The record says since before this work that the guest may have run on: its snapshot is of no use to anyone.
-  yield* dropSnapshots(subject.paths, null).pipe(Effect.ignore, step("snapshots-remove"))
-})
+/**
+ * Revive: the guest goes on, or stays paused. Its clock and entropy are set by its agent before it counts as ready. The
+ * record says since before this work that the guest may have run on: however it ends, its snapshot is of no use to anyone.
+ */
+export const revive = (subject: Subject, resume: boolean) =>
+  session(subject).pipe(
+    inStep("attach", "The VMM does not answer."),
+    Effect.flatMap((control) =>
+      resume
+        ? resumeGuest(control).pipe(inStep("resume", "The guest could not be resumed."), step("resume"))
+        : Effect.void
+    ),
+    Effect.ensuring(dropSnapshots(subject.paths, null).pipe(Effect.ignore, step("snapshots-remove")))
+  )

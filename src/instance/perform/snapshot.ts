@@ -21,7 +21,7 @@ import { BootFiles } from "../../guest/BootFiles.ts"
 import { Vmm } from "../../vmm/Vmm.ts"
 import type { SnapshotRef } from "../Lifecycle.ts"
 import { bootImage, vmConfig } from "./launch.ts"
-import { awaken, inStep, session, type Subject } from "./subject.ts"
+import { awaken, inStep, pauseGuest, resumeGuest, session, type Subject } from "./subject.ts"
 
 export const manifestName = "manifest.json"
 const ManifestJson = Schema.fromJsonString(SnapshotManifest)
@@ -135,7 +135,7 @@ export const snapshot = Effect.fnUntraced(function* (subject: Subject, ref: Snap
   const { paths } = subject
   const control = yield* session(subject).pipe(inStep("attach", "The VMM does not answer."))
   // Also where it is paused by the record: a resume that failed for the service may have moved the guest all the same.
-  yield* control.pause.pipe(inStep("pause", "The guest could not be paused."), step("pause"))
+  yield* pauseGuest(control).pipe(inStep("pause", "The guest could not be paused."), step("pause"))
   const directory = temporaryDirectory(paths, ref.number)
   yield* files.remove(directory).pipe(inStep("snapshot", "The snapshot's directory could not be made."))
   yield* files
@@ -163,7 +163,7 @@ export const unfreeze = Effect.fnUntraced(function* (subject: Subject, ref: Snap
   ).pipe(inStep("snapshot", "The unfinished snapshot could not be removed."), step("discard"))
   if (ref.paused) return
   const control = yield* session(subject).pipe(inStep("attach", "The VMM does not answer."))
-  yield* control.resume.pipe(
+  yield* resumeGuest(control).pipe(
     Effect.retry({ schedule: Schedule.spaced(resumeRetryMs), times: resumeAttempts }),
     inStep("resume", "The guest could not be resumed."),
     step("resume")

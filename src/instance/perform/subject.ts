@@ -46,6 +46,20 @@ export const session = (subject: Subject): Effect.Effect<VmmSession, VmmFault> =
     ? Effect.fail(new VmmFault({ operation: "attach", reason: "no VMM is there", cause: undefined }))
     : subject.wire.session
 
+/** A call that failed for the service may have done its work: what the VMM says of its guest now decides. */
+const unlessIs =
+  (wanted: "Running" | "Paused", control: VmmSession) =>
+  (call: Effect.Effect<void, VmmFault>): Effect.Effect<void, VmmFault> =>
+    Effect.catch(call, (fault) =>
+      Effect.matchEffect(control.status, {
+        onFailure: () => Effect.fail(fault),
+        onSuccess: ({ _tag }) => (_tag === wanted ? Effect.void : Effect.fail(fault))
+      })
+    )
+
+export const pauseGuest = (control: VmmSession) => control.pause.pipe(unlessIs("Paused", control))
+export const resumeGuest = (control: VmmSession) => control.resume.pipe(unlessIs("Running", control))
+
 /** A guest that stood still has a clock that is behind: its agent sets it right, where it answers. */
 export const awaken = (subject: Subject): Effect.Effect<void> =>
   Option.match(subject.wire?.agent() ?? Option.none(), {

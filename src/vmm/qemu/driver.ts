@@ -94,7 +94,7 @@ const clearRunDirectory = (runDirectory: string) =>
 /** Ends when there is such a file; the directory must be there. */
 const appears = (file: string): Effect.Effect<void> =>
   Effect.callback<void>((done) => {
-    const watcher = watch(path.dirname(file), { persistent: false }, (_, name) => {
+    const watcher = watch(path.dirname(file), (_, name) => {
       if (name === path.basename(file)) done(Effect.void)
     })
     watcher.on("error", () => done(Effect.void))

@@ -9,7 +9,6 @@
  *
  * There is no bound on the whole, which depends on memory and disk: there is one on standing still.
  */
-import { createWriteStream } from "node:fs"
 import { createReadStream } from "node:fs"
 import * as fs from "node:fs/promises"
 import * as net from "node:net"
@@ -248,6 +247,7 @@ export const snapshot = (
 /** Sends the stream as far as QEMU takes it, and reads all of it for its checksum. */
 const send = async (state: StateFile, socket: net.Socket, progress: Progress, signal: AbortSignal) => {
   const hash = streamHash()
+  const closed = new Promise((resolve) => socket.once("close", resolve))
   const stream = createReadStream(state.path, {
     start: state.offset,
     end: state.offset + state.bytes - 1,
@@ -260,9 +260,7 @@ const send = async (state: StateFile, socket: net.Socket, progress: Progress, si
     progress.bytes += chunk.length
     // QEMU closes once it has what it needs, which may be a description before the end of the stream.
     if (socket.writable && !socket.write(chunk))
-      await new Promise<void>((resolve) => {
-        socket.once("drain", resolve).once("close", resolve)
-      })
+      await Promise.race([closed, new Promise((resolve) => socket.once("drain", resolve))])
   }
   socket.end()
   return hash.digest()
