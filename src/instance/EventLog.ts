@@ -99,10 +99,13 @@ export const layerEventLog = Layer.effect(
     const hub = yield* PubSub.sliding<InstanceEvent>(readerBehindMax)
     const order = yield* Semaphore.make(1)
     const recent = kept.slice(-recentMax)
+    /** Of each instance that is there, as far as the log tells. */
     const generations = new Map<InstanceId, number>()
-    for (const event of kept)
+    const follow = (event: InstanceEvent): void => {
       if (event.type === "instance.deleted") generations.delete(event.instance_id)
       else generations.set(event.instance_id, event.generation)
+    }
+    kept.forEach(follow)
     let last = kept.at(-1)?.id ?? 0
     const newest = firsts.at(-1)
     let lines = newest === undefined ? segmentEvents : kept.filter((event) => event.id >= newest).length
@@ -132,6 +135,7 @@ export const layerEventLog = Layer.effect(
           separator = ""
           last = full.id
           lines++
+          follow(full)
           recent.push(full)
           if (recent.length > recentMax * 2) recent.splice(0, recent.length - recentMax)
           yield* PubSub.publish(hub, full)
@@ -163,7 +167,6 @@ export const layerEventLog = Layer.effect(
       yield* Effect.forEach(missed, (id) => append(deleted(id)), { discard: true })
       const ahead = views.filter((view) => (generations.get(view.id) ?? 0) < view.generation)
       yield* Effect.forEach(ahead, (view) => append(draft("instance.changed", null, view)), { discard: true })
-      generations.clear()
     })
 
     /** Events after the cursor that are on disk or in memory, oldest first. */

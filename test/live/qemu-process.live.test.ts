@@ -73,7 +73,8 @@ const orphans = Effect.gen(function* () {
   const { kernel, initrd } = host.configure("orphan")
   const script = path.join(import.meta.dirname, "../support/vmmOrphan.ts")
   const printed = execFileSync(process.execPath, [script, host.root, "orphan", kernel, initrd], {
-    encoding: "utf8"
+    encoding: "utf8",
+    timeout: testMaxMs
   })
   const identity = decodeIdentity(printed)
   // A process that only names the directory is nobody's VMM.

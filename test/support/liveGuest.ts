@@ -3,13 +3,18 @@
  * beside it runs commands and answers with their output. Both as an image of anybody's could, over the TAP and with no
  * help of the agent.
  */
+import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as HttpClientRequest from "effect/http/HttpClientRequest"
+import * as HttpClientResponse from "effect/http/HttpClientResponse"
 import { busyboxLayer } from "../../scripts/demoImage.ts"
 import type { ArchiveSource } from "../../scripts/imageArchive.ts"
+import { LogEntry } from "../../src/api/Instances.ts"
+import { InstanceEvent } from "../../src/domain/Event.ts"
+import type { ImageId } from "../../src/domain/Ids.ts"
 import type { Instance } from "../../src/domain/Instance.ts"
 import type { Service } from "./Service.ts"
 
@@ -80,12 +85,6 @@ export const inGuest = (service: Service, instance: Instance, command: string) =
 export const order = (service: Service, instance: Instance, line: string) =>
   inGuest(service, instance, `echo '${line}' > /tmp/orders`)
 
-export interface LogLine {
-  readonly cursor: number
-  readonly time: string
-  readonly line: string
-}
-
 export interface LogOptions {
   readonly source?: "app" | "vmm" | "dataplane"
   readonly follow?: boolean
@@ -94,25 +93,152 @@ export interface LogOptions {
   readonly after?: number
 }
 
-/** Server-sent events as they come: blocks of fields, comments and the reconnection time left out. */
-export const eventsAt = (service: Service, path: string, after?: number) =>
-  Stream.unwrap(
-    Effect.map(
-      service.api.execute(
-        HttpClientRequest.get(path).pipe(
-          HttpClientRequest.accept("text/event-stream"),
-          HttpClientRequest.setHeaders(after === undefined ? {} : { "last-event-id": `${after}` })
-        )
-      ),
-      (response) => response.stream
+/** Server-sent events as they come; comments and the reconnection time are left out. Ends with the response. */
+const eventStream = (service: Service, path: string, after: number | undefined) =>
+  HttpClientResponse.stream(
+    service.api.execute(
+      HttpClientRequest.get(path).pipe(
+        HttpClientRequest.accept("text/event-stream"),
+        HttpClientRequest.setHeaders(after === undefined ? {} : { "last-event-id": `${after}` })
+      )
     )
   ).pipe(
     Stream.decodeText(),
     Stream.splitLines,
-    Stream.filterMap((line) => {
-      const field = /^(id|data): (.*)$/su.exec(line)
-      return field === null ? Option.none() : Option.some([field[1], field[2] ?? ""] as const)
-    }),
+    Stream.filter((line) => /^(id|data): /u.test(line)),
     Stream.grouped(2),
-    Stream.map(([id, data]) => ({ id: Number(id?.[1]), data: data?.[1] ?? "" }))
+    Stream.map(([id = "", data = ""]) => ({
+      id: Number(id.slice("id: ".length)),
+      data: data.slice("data: ".length)
+    }))
   )
+
+export interface LogLine extends LogEntry {
+  /** The event's id: what resumes behind the line. */
+  readonly cursor: number
+}
+
+const decodeEntry = Schema.decodeUnknownSync(Schema.fromJsonString(LogEntry))
+const decodeEvent = Schema.decodeUnknownSync(Schema.fromJsonString(InstanceEvent))
+
+/** The lines of an instance's log. */
+export const logLines = (service: Service, id: string, options: LogOptions = {}): Stream.Stream<LogLine> => {
+  const query = new URLSearchParams({
+    ...(options.source === undefined ? {} : { source: options.source }),
+    ...(options.follow === undefined ? {} : { follow: `${options.follow}` }),
+    ...(options.tail === undefined ? {} : { tail: `${options.tail}` })
+  })
+  return eventStream(service, `/instances/${id}/logs?${query}`, options.after).pipe(
+    Stream.map((event) => ({ cursor: event.id, ...decodeEntry(event.data) })),
+    Stream.orDie
+  )
+}
+
+/** All lines until now. */
+export const allLines = (service: Service, id: string, options: LogOptions = {}) =>
+  Stream.runCollect(logLines(service, id, options))
+
+/** A guest under software emulation, on a machine that does other things as well. */
+const lineMaxMs = 60_000
+
+/** Follows until a line matches, and gives all lines up to it. Dies where that takes too long. */
+export const untilLine = (
+  service: Service,
+  id: string,
+  matches: (line: LogLine) => boolean,
+  options: LogOptions = {}
+) =>
+  logLines(service, id, { ...options, follow: true }).pipe(
+    Stream.takeUntil(matches),
+    Stream.runCollect,
+    Effect.timeoutOrElse({
+      duration: lineMaxMs,
+      orElse: () => Effect.die(new Error(`no such line of ${id} within ${lineMaxMs} ms`))
+    }),
+    Effect.tap((seen) => {
+      const last = seen.at(-1)
+      return last !== undefined && matches(last)
+        ? Effect.void
+        : Effect.die(
+            new Error(`the log of ${id} ended without such a line:\n${seen.map((it) => it.line).join("\n")}`)
+          )
+    })
+  )
+
+/** GET /events behind a cursor. */
+export const instanceEvents = (service: Service, after?: number) =>
+  eventStream(service, "/events", after).pipe(
+    Stream.map((event) => decodeEvent(event.data)),
+    Stream.orDie
+  )
+
+/** The image, once it is ready. Dies where it fails. */
+export const untilImage = (service: Service, id: ImageId) =>
+  service.client.images.get({ params: { id } }).pipe(
+    Effect.repeat({
+      schedule: Schedule.spaced(lookAgainEveryMs),
+      times: looksAtMost,
+      until: ({ status }) => status === "ready" || status === "failed"
+    }),
+    Effect.filterOrElse(
+      ({ status }) => status === "ready",
+      ({ status, error }) => Effect.die(new Error(`image ${id} is ${status}: ${error}`))
+    )
+  )
+
+/** The state, once it is reached and nothing more is under way. */
+export const untilState = (service: Service, instance: Pick<Instance, "id">, state: Instance["state"]) =>
+  service.client.instances.wait({ params: { id: instance.id }, query: { state, timeout_ms: lineMaxMs } })
+
+export const untilReady = (service: Service, instance: Pick<Instance, "id">) =>
+  service.client.instances.wait({
+    params: { id: instance.id },
+    query: { ready: true, timeout_ms: lineMaxMs }
+  })
+
+const Json = Schema.fromJsonString(Schema.Unknown)
+const Problem = Schema.Struct({
+  type: Schema.String,
+  title: Schema.String,
+  status: Schema.Int,
+  detail: Schema.String
+})
+
+/** A request as any client would send it; `body` is sent as it is where it is text, and as JSON otherwise. */
+export const ask = (
+  service: Service,
+  method: "GET" | "POST" | "PATCH" | "DELETE",
+  path: string,
+  body?: unknown
+) =>
+  Effect.gen(function* () {
+    const request = HttpClientRequest.make(method)(path)
+    const text = typeof body === "string" ? body : JSON.stringify(body)
+    const response = yield* service.api.execute(
+      body === undefined ? request : HttpClientRequest.bodyText(request, text, "application/json")
+    )
+    const said = yield* response.text
+    return { status: response.status, headers: response.headers, text: said }
+  })
+
+/**
+ * A request that is refused: its problem, proven to be one (RFC 9457) that a person can act on and that holds no path of
+ * this host.
+ */
+export const refused = (
+  service: Service,
+  method: "GET" | "POST" | "PATCH" | "DELETE",
+  path: string,
+  body?: unknown
+) =>
+  Effect.gen(function* () {
+    const answer = yield* ask(service, method, path, body)
+    assert.strictEqual(answer.headers["content-type"], "application/problem+json", answer.text)
+    const members = Schema.decodeUnknownSync(Json)(answer.text)
+    const problem = Schema.decodeUnknownSync(Problem)(members)
+    assert.strictEqual(problem.status, answer.status)
+    assert.match(problem.detail, /^[^\n]{10,600}[.:?]?$/u)
+    for (const secret of [service.dataDir, service.runDirectory, "node_modules", "    at "])
+      assert.notInclude(answer.text, secret)
+    return { ...problem, name: problem.type.slice(problem.type.lastIndexOf("/") + 1), members }
+  })

@@ -118,11 +118,14 @@ export const untilConsole = (
   boundMs = 60_000
 ): Effect.Effect<string> =>
   Effect.callback<string>((done) => {
+    const watcher = fs.watch(path.dirname(consolePath))
     const look = () => {
       const text = consoleText(consolePath)
-      if (holds(text)) done(Effect.succeed(text))
+      if (!holds(text)) return
+      watcher.close()
+      done(Effect.succeed(text))
     }
-    const watcher = fs.watch(path.dirname(consolePath), look)
+    watcher.on("change", look)
     look()
     return Effect.sync(() => watcher.close())
   }).pipe(

@@ -94,12 +94,16 @@ const clearRunDirectory = (runDirectory: string) =>
 /** Ends when there is such a file; the directory must be there. */
 const appears = (file: string): Effect.Effect<void> =>
   Effect.callback<void>((done) => {
-    const watcher = watch(path.dirname(file), (_, name) => {
-      if (name === path.basename(file)) done(Effect.void)
+    const watcher = watch(path.dirname(file))
+    const finish = () => {
+      watcher.close()
+      done(Effect.void)
+    }
+    watcher.on("error", finish).on("change", (_, name) => {
+      if (name === path.basename(file)) finish()
     })
-    watcher.on("error", () => done(Effect.void))
     // It may have come before the watch began.
-    if (existsSync(file)) done(Effect.void)
+    if (existsSync(file)) finish()
     return Effect.sync(() => watcher.close())
   })
 
