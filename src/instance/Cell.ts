@@ -68,7 +68,8 @@ export const publish = (cell: Cell): Effect.Effect<void> => {
 /** Writes the record, unless the instance is gone: its record went with its files, and nothing is left to be saved. */
 export const persist = (cell: Cell, record: Record): Effect.Effect<void, FileFault> => {
   const { state } = record.lifecycle
-  const save = state._tag === "Gone" ? Effect.void : cell.store.save(record).pipe(step(`persist-${state._tag}`))
+  const save =
+    state._tag === "Gone" ? Effect.void : cell.store.save(record).pipe(step(`persist-${state._tag}`))
   return Effect.andThen(
     save,
     Effect.sync(() => void (cell.saved = true))

@@ -131,7 +131,10 @@ export const layerEventLog = Layer.effect(
             id: last + 1,
             time: timestamp(yield* Clock.currentTimeMillis)
           }
-          yield* files.note(path.join(directory, segmentName(firsts.at(-1) ?? 1)), `${separator}${encode(full)}\n`)
+          yield* files.note(
+            path.join(directory, segmentName(firsts.at(-1) ?? 1)),
+            `${separator}${encode(full)}\n`
+          )
           separator = ""
           last = full.id
           lines++

@@ -13,13 +13,12 @@ import * as FiberMap from "effect/FiberMap"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import type { InstanceId } from "../domain/Ids.ts"
-import type { Instance } from "../domain/Instance.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
 import * as Actor from "./Actor.ts"
 import { EventLog } from "./EventLog.ts"
 import type { Probe } from "./Lifecycle.ts"
 import type { Record } from "./Record.ts"
-import { probe as probeHost, reconcileOne, recover } from "./recover.ts"
+import { probe as probeHost, reconcileOne, recover, type Recovered } from "./recover.ts"
 import * as Registry from "./Registry.ts"
 
 /** Restarts of one actor within the window; one more and the instance rests. */
@@ -30,6 +29,57 @@ type ActorServices =
   | Effect.Services<ReturnType<typeof Actor.make>>
   | Effect.Services<ReturnType<typeof probeHost>>
   | Effect.Services<ReturnType<typeof reconcileOne>>
+
+type Published = Parameters<typeof Actor.make>[2]
+
+interface Life {
+  readonly id: InstanceId
+  readonly registry: Registry.Registry
+  readonly published: Published
+  readonly started: (actor: Actor.Actor) => void
+}
+
+/** One life of an actor, from a record to how it ended and the record that it left. */
+const liveOnce = Effect.fnUntraced(function* (life: Life, record: Record, probe: Probe | null) {
+  const actor = yield* Actor.make(record, probe, life.published)
+  life.registry.put(life.id, actor)
+  life.started(actor)
+  const exit = yield* Effect.exit(actor.run)
+  return { exit, record: actor.record() }
+}, Effect.scoped)
+
+/** One actor after the other for the same instance, until one ends because the instance is gone. True where it is. */
+const supervise = Effect.fnUntraced(function* (life: Life, first: Record, found: Probe | null) {
+  let record = first
+  let probe = found
+  let restarts: ReadonlyArray<number> = []
+  while (true) {
+    const ended = yield* liveOnce(life, record, probe)
+    record = ended.record
+    if (Exit.isSuccess(ended.exit)) return true
+    if (Cause.hasInterruptsOnly(ended.exit.cause)) return false
+    const reason = Cause.pretty(ended.exit.cause)
+    yield* logEvent("defect", `${life.id}: its actor failed`, { instance_id: life.id, reason })
+    const now = yield* Clock.currentTimeMillis
+    const recent = restarts.filter((at) => now - at < restartWindowMs)
+    if (recent.length >= restartsMax) {
+      const rests = `${life.id}: rests after ${restartsMax} restarts of its actor`
+      yield* logEvent("defect", rests, { instance_id: life.id })
+      return yield* Effect.never
+    }
+    restarts = [...recent, now]
+    yield* Effect.ignore(reconcileOne(record))
+    probe = yield* probeHost(record)
+  }
+})
+
+const tellAdopted = ({ record, probe }: Recovered) =>
+  logEvent("instance.adopted", `${record.spec.id}: adopted`, {
+    instance_id: record.spec.id,
+    generation: record.generation,
+    to: record.lifecycle.state._tag,
+    pid: probe.vmm?.pid ?? null
+  })
 
 export class Supervisor extends Context.Service<
   Supervisor,
@@ -46,88 +96,33 @@ export class Supervisor extends Context.Service<
       const events = yield* EventLog
       const fibers = yield* FiberMap.make<InstanceId>()
       const services = yield* Effect.context<Exclude<ActorServices, Scope.Scope>>()
-
-      const published = (view: Instance, from: Instance) =>
+      const published: Published = (view, from) =>
         Effect.andThen(
           Effect.sync(() => registry.publish(view)),
           events.transition(from, view)
         )
 
-      /** One actor after the other for the same instance, until one ends because the instance is gone. */
-      const supervise = Effect.fnUntraced(function* (
-        id: InstanceId,
-        first: { readonly record: Record; readonly probe: Probe | null },
-        started: (actor: Actor.Actor) => void
-      ) {
-        let { record, probe } = first
-        const restarts: Array<number> = []
-        while (true) {
-          const exit = yield* Effect.scoped(
-            Effect.gen(function* () {
-              const actor = yield* Actor.make(record, probe, published)
-              registry.put(id, actor)
-              started(actor)
-              const ended = yield* Effect.exit(actor.run)
-              record = actor.record()
-              return ended
-            })
-          )
-          if (Exit.isSuccess(exit)) break
-          if (Cause.hasInterruptsOnly(exit.cause)) return
-          yield* logEvent("defect", `${id}: its actor failed`, {
-            instance_id: id,
-            reason: Cause.pretty(exit.cause)
-          })
-          const now = yield* Clock.currentTimeMillis
-          const recent = restarts.filter((at) => now - at < restartWindowMs)
-          if (recent.length >= restartsMax) {
-            yield* logEvent("defect", `${id}: rests after ${restartsMax} restarts of its actor`, {
-              instance_id: id
-            })
-            return yield* Effect.never
-          }
-          restarts.splice(0, restarts.length, ...recent, now)
-          yield* Effect.ignore(reconcileOne(record))
-          probe = yield* probeHost(record)
-        }
-        registry.remove(id)
-        yield* events.removed(id)
-      })
-
       const start = Effect.fnUntraced(function* (record: Record, probe: Probe | null) {
-        const started = yield* Deferred.make<Actor.Actor>()
-        yield* FiberMap.run(
-          fibers,
-          record.spec.id,
-          supervise(record.spec.id, { record, probe }, (actor) => {
-            Deferred.doneUnsafe(started, Effect.succeed(actor))
-          }).pipe(Effect.provideContext(services))
-        )
-        return yield* Deferred.await(started)
+        const { id } = record.spec
+        const live = yield* Deferred.make<Actor.Actor>()
+        const started = (actor: Actor.Actor) => void Deferred.doneUnsafe(live, Effect.succeed(actor))
+        const body = Effect.gen(function* () {
+          if (!(yield* supervise({ id, registry, published, started }, record, probe))) return
+          registry.remove(id)
+          yield* events.removed(id)
+        })
+        yield* FiberMap.run(fibers, id, Effect.provideContext(body, services))
+        const actor = yield* Deferred.await(live)
+        if (probe === null) yield* events.created(actor.view())
+        return actor
       })
 
       const recovered = yield* recover
       yield* Effect.forEach(recovered, ({ record, probe }) => start(record, probe), { discard: true })
       const adopted = recovered.filter(({ probe }) => probe.vmm !== null)
-      yield* Effect.forEach(
-        adopted,
-        ({ record, probe }) =>
-          logEvent("instance.adopted", `${record.spec.id}: adopted`, {
-            instance_id: record.spec.id,
-            generation: record.generation,
-            to: record.lifecycle.state._tag,
-            pid: probe.vmm?.pid ?? null
-          }),
-        { discard: true }
-      )
+      yield* Effect.forEach(adopted, tellAdopted, { discard: true })
       yield* events.catchUp(registry.list({}))
-      return Supervisor.of({
-        registry,
-        start: (record, probe) =>
-          Effect.tap(start(record, probe), (actor) =>
-            probe === null ? events.created(actor.view()) : Effect.void
-          )
-      })
+      return Supervisor.of({ registry, start })
     })
   )
 }

@@ -15,13 +15,12 @@ import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import { timestamp } from "../domain/Ids.ts"
 import type { InstanceExit } from "../domain/Instance.ts"
-import type { ProcessExit } from "../domain/Process.ts"
 import { Agent, type AgentSession } from "../guest/Agent.ts"
 import { type GuestReport } from "../guest/GuestConfig.ts"
 import { readReport } from "../guest/configDisk.ts"
-import { Vmm, type VmmEvent, VmmFault, VmmProcesses, type VmmRef, type VmmSession } from "../vmm/Vmm.ts"
+import { type AgentEndpoint, Vmm, VmmFault, VmmProcesses, type VmmRef, type VmmSession } from "../vmm/Vmm.ts"
+import { exitFrom } from "./exit.ts"
 
 /** Between two tries to reach a VMM or an agent; the guest needs seconds to boot under software emulation. */
 const reconnectDelayMs = 250
@@ -44,58 +43,29 @@ export interface WireEvents {
   readonly ready: (ready: boolean) => void
 }
 
-/** POSIX signal numbers (signal(7), x86 and ARM) of the signals that end processes in practice. */
-const signalNames: Readonly<Record<number, string>> = {
-  1: "SIGHUP",
-  2: "SIGINT",
-  3: "SIGQUIT",
-  4: "SIGILL",
-  6: "SIGABRT",
-  7: "SIGBUS",
-  8: "SIGFPE",
-  9: "SIGKILL",
-  11: "SIGSEGV",
-  13: "SIGPIPE",
-  14: "SIGALRM",
-  15: "SIGTERM"
-}
-
-/** How a guest ended, from what the VMM saw and what init left on the config disk. */
-export const exitFrom = (
-  event: VmmEvent | { readonly _tag: "VmmExited"; readonly exit: ProcessExit },
-  report: Option.Option<GuestReport>,
-  epochMs: number
-): InstanceExit => {
-  const at = timestamp(epochMs)
-  if (event._tag === "GuestPanicked")
-    return { reason: "guest-panic", message: "The guest's kernel panicked; its console says why.", at }
-  if (Option.isSome(report)) {
-    const said = report.value
-    switch (said.kind) {
-      case "exited":
-        return { reason: "exited", code: said.code, at }
-      case "signaled":
-        return { reason: "exited", signal: signalNames[said.signal] ?? `signal ${said.signal}`, at }
-      case "failed":
-        return { reason: "boot-failed", message: said.message, at }
-      case "stopped":
-        if (event._tag !== "VmmExited") return { reason: "guest-poweroff", at }
-    }
-  }
-  if (event._tag === "VmmExited") {
-    const { code, signal } = event.exit
-    return {
-      reason: "vmm-died",
-      ...(code === null ? {} : { code }),
-      ...(signal === null ? {} : { signal }),
-      message: "The VMM process ended without being asked to.",
-      at
-    }
-  }
-  return { reason: event.cause === "reset" ? "guest-reset" : "guest-poweroff", at }
-}
-
 const isVmmFault = (cause: unknown): cause is VmmFault => cause instanceof VmmFault
+
+/**
+ * The agent's channel, life after life: hello, wake-up where it is due, ready, until it closes; then again. `changed` is
+ * told of each channel that is up, and of its end.
+ */
+const keepChannel = Effect.fnUntraced(function* (
+  endpoint: AgentEndpoint,
+  restored: boolean,
+  changed: (channel: Option.Option<AgentSession>) => void
+) {
+  const agents = yield* Agent
+  let asleep = restored
+  const once = Effect.gen(function* () {
+    const agent = yield* agents.connect(endpoint)
+    yield* agent.ready
+    if (asleep) yield* agent.awaken
+    asleep = false
+    changed(Option.some(agent))
+    yield* agent.closed
+  }).pipe(Effect.ensuring(Effect.sync(() => changed(Option.none()))), Effect.scoped)
+  yield* once.pipe(Effect.ignore, Effect.repeat(Schedule.spaced(reconnectDelayMs)))
+})
 
 /**
  * Connects to a VMM; the scope cuts the wires, as `close` does. `restored`: the guest ran before, maybe slept, so `ready`
@@ -109,7 +79,6 @@ export const connect = Effect.fnUntraced(function* (
 ) {
   const vmm = yield* Vmm
   const processes = yield* VmmProcesses
-  const agents = yield* Agent
   const scope = yield* Scope.fork(yield* Effect.scope)
   const session = yield* Deferred.make<VmmSession, VmmFault>()
   const off = yield* Deferred.make<void>()
@@ -154,27 +123,16 @@ export const connect = Effect.fnUntraced(function* (
     Effect.ignore
   )
 
-  /** One life of the channel: hello, wake-up where it is due, ready, until it closes. */
-  const watchAgent = Effect.gen(function* () {
-    const { agent: endpoint } = yield* Deferred.await(session)
-    let asleep = restored
-    const once = Effect.scoped(
-      Effect.gen(function* () {
-        const agent = yield* agents.connect(endpoint)
-        yield* agent.ready
-        if (asleep) yield* agent.awaken
-        asleep = false
-        channel = Option.some(agent)
-        events.ready(true)
-        yield* agent.closed
-      }).pipe(Effect.ensuring(Effect.sync(() => void (channel = Option.none()))))
-    )
-    yield* once.pipe(Effect.ignore, Effect.repeat(Schedule.spaced(reconnectDelayMs)))
-  }).pipe(Effect.ignore)
+  const watchAgent = Effect.flatMap(Deferred.await(session), ({ agent }) =>
+    keepChannel(agent, restored, (it) => {
+      channel = it
+      if (Option.isSome(it)) events.ready(true)
+    })
+  ).pipe(Effect.ignore)
 
-  yield* Effect.forEach([watchExit, watchSession, watchAgent], (it) => Effect.forkIn(it, scope), {
-    discard: true
-  })
+  yield* Effect.forkIn(watchExit, scope)
+  yield* Effect.forkIn(watchSession, scope)
+  yield* Effect.forkIn(watchAgent, scope)
   return {
     ref,
     session: Deferred.await(session),

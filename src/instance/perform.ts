@@ -28,7 +28,10 @@ export const perform = Effect.fnUntraced(function* (work: Work, subject: Subject
       )
     }
     case "Resume": {
-      yield* resumeGuest(yield* control).pipe(inStep("resume", "The guest could not be resumed."), step("resume"))
+      yield* resumeGuest(yield* control).pipe(
+        inStep("resume", "The guest could not be resumed."),
+        step("resume")
+      )
       return yield* Effect.as(awaken(subject), none)
     }
     case "PowerOff":

@@ -27,7 +27,7 @@ import { snapshotOf, vmmOf } from "./Lifecycle.ts"
 import { dropSnapshots, manifestName, readManifest, snapshotDirectory } from "./perform/snapshot.ts"
 import type { Record } from "./Record.ts"
 import { Store } from "./Store.ts"
-import { exitFrom } from "./Wire.ts"
+import { exitFrom } from "./exit.ts"
 
 /** Probes at once: each is a connection to a VMM. */
 const probeConcurrency = 16

@@ -2,15 +2,15 @@
  * The QEMU driver on real processes and real Linux guests under software emulation. Boots take seconds, so each guest
  * that runs is led through as much as one guest can; what needs no guest stays at the first instruction.
  */
+import { execFileSync } from "node:child_process"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { assert, describe, it } from "@effect/vitest"
-import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
-import type { Disk, VmConfig, VmmSession, VmmStatus } from "../../src/vmm/Vmm.ts"
+import type { Disk, VmConfig, VmmRef, VmmSession, VmmStatus } from "../../src/vmm/Vmm.ts"
 import { agentSocket } from "../../src/vmm/qemu/args.ts"
 import { liveObstacle, skipWhere } from "../support/liveHost.ts"
 import { consoleText, tell, ticks, times, untilConsole } from "../support/vmmGuest.ts"
@@ -138,16 +138,56 @@ const cancelledSnapshot = (host: VmmHost, config: VmConfig, session: VmmSession)
   Effect.gen(function* () {
     const directory = host.directory("cancelled")
     yield* session.pause
-    const begun = Deferred.makeUnsafe<void>()
-    const watcher = fs.watch(directory, () => Deferred.doneUnsafe(begun, Effect.void))
+    const written = yield* Effect.forkChild(untilWritten(directory))
+    yield* Effect.yieldNow
     const work = yield* Effect.forkChild(session.snapshot(directory))
-    yield* Deferred.await(begun).pipe(Effect.ensuring(Effect.sync(() => watcher.close())))
+    yield* Fiber.join(written)
     yield* Fiber.interrupt(work)
     assert.deepStrictEqual(fs.readdirSync(directory), [])
     yield* expectStatus(session, "Paused")
     yield* session.resume
     assertCounts(ticks(yield* moreTicks(config)))
   })
+
+const untilWritten = (directory: string) =>
+  Effect.callback<void>((done) => {
+    const watcher = fs.watch(directory)
+    watcher.once("change", () => {
+      watcher.close()
+      done(Effect.void)
+    })
+    return Effect.sync(() => watcher.close())
+  })
+
+/** QEMU dies while it saves its guest: said at once, and nothing stays that looks like a snapshot. */
+const killedSnapshot = (host: VmmHost, ref: VmmRef, session: VmmSession) =>
+  Effect.gen(function* () {
+    const directory = host.directory("killed")
+    const written = yield* Effect.forkChild(untilWritten(directory))
+    yield* Effect.yieldNow
+    const work = yield* Effect.forkChild(Effect.flip(session.snapshot(directory)))
+    yield* Fiber.join(written)
+    process.kill(ref.process.pid, "SIGKILL")
+    assert.strictEqual((yield* Fiber.join(work)).operation, "snapshot")
+    assert.deepStrictEqual(fs.readdirSync(directory), [])
+  })
+
+/** A disk without room is refused before anything is written to it. */
+const fullDisk = (host: VmmHost, session: VmmSession) =>
+  Effect.acquireUseRelease(
+    Effect.sync(() => {
+      const directory = host.directory("full")
+      execFileSync("mount", ["-t", "tmpfs", "-o", "size=16m", "none", directory])
+      return directory
+    }),
+    (directory) =>
+      Effect.gen(function* () {
+        assert.include((yield* Effect.flip(session.snapshot(directory))).reason, "are free")
+        assert.deepStrictEqual(fs.readdirSync(directory), [])
+        yield* expectStatus(session, "Paused")
+      }),
+    (directory) => Effect.sync(() => execFileSync("umount", [directory]))
+  )
 
 const growAndPlug = (host: VmmHost, config: VmConfig, session: VmmSession) =>
   Effect.gen(function* () {
@@ -211,6 +251,7 @@ const snapshotAndRestore = Effect.gen(function* () {
   const [first, second] = [host.directory("first"), host.directory("second")]
   assert.include((yield* Effect.flip(session.snapshot(first))).reason, "not paused")
   yield* session.pause
+  yield* fullDisk(host, session)
   yield* session.snapshot(first)
   yield* expectStatus(session, "Paused")
   assert.deepStrictEqual(fs.readdirSync(first), ["state"])
@@ -245,6 +286,10 @@ const snapshotAndRestore = Effect.gen(function* () {
   yield* revived.snapshot(host.directory("fourth"))
   yield* revived.powerOff
   yield* expectStatus(revived, "Off")
+  yield* revived.boot
+  yield* untilReady(again, 1)
+  yield* revived.pause
+  yield* killedSnapshot(host, restored, revived)
 })
 
 const manyLayers = Effect.gen(function* () {

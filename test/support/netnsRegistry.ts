@@ -73,7 +73,7 @@ export const startNamespaceRegistry = (namespace: Namespace) =>
       domain,
       push: (name, source) =>
         Effect.gen(function* () {
-          const archive = path.join(directory, `${name}.tar`)
+          const archive = path.join(directory, `${name.replaceAll("/", "-")}.tar`)
           const bytes = yield* Effect.promise(() => ociArchive({ ...source, name: "latest" }))
           yield* Effect.promise(() => fs.writeFile(archive, bytes))
           const to = `docker://${domain}/${name}:latest`

@@ -82,15 +82,17 @@ const stalled = (operation: string, progress: Progress): Effect.Effect<never, Vm
     return yield* fault(operation, `the guest's state has not moved for ${stallBoundMs} ms`)
   })
 
-/** A server for one connection of QEMU. */
+/** A server for one connection of QEMU; the effect inside waits for it. The scope ends both. */
 const listen = (socketPath: string) =>
   Effect.gen(function* () {
     const connected = Deferred.makeUnsafe<net.Socket>()
+    let connection: net.Socket | undefined
     yield* Effect.acquireRelease(
       Effect.callback<net.Server, VmmFault>((resume) => {
         const server = net.createServer((socket) => {
           server.close()
-          // Read by whoever awaits it; an error ends the pipeline that it is in, or nothing.
+          connection = socket
+          // Seen by whoever reads it; where nobody does, there is nothing to lose.
           socket.on("error", () => undefined)
           Deferred.doneUnsafe(connected, Effect.succeed(socket))
         })
@@ -101,10 +103,11 @@ const listen = (socketPath: string) =>
       (server) =>
         Effect.promise(async () => {
           server.close()
+          connection?.destroy()
           await fs.rm(socketPath, { force: true })
         })
     )
-    return Effect.acquireRelease(Deferred.await(connected), (socket) => Effect.sync(() => socket.destroy()))
+    return Deferred.await(connected)
   })
 
 /** Puts buffers at a place of the file, all of them. */
