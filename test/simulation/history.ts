@@ -90,6 +90,8 @@ interface Run {
   readonly watch: ReturnType<typeof makeWatch>
   readonly outages: Array<Outage>
   readonly restartsMs: Array<number>
+  /** Instances whose VMM did not answer once: what their guest does by then is a guess until somebody asks again. */
+  readonly hung: Set<InstanceId>
   /** The step at which the disk takes writes again, and when it stopped; null while it does. */
   outage: { readonly until: number; readonly sinceMs: number } | null
   readonly options: HistoryOptions
@@ -126,13 +128,14 @@ const restart = Effect.fnUntraced(function* (run: Run, step: number, how: "kill"
   if (run.outage !== null) yield* endOutage(run)
   // What an outage kept from being recorded was answered so, and is recorded soon after it.
   yield* TestClock.adjust(recordedWithinMs)
-  const before = resting(yield* run.service.instances.list({}))
+  const before = resting(yield* run.service.instances.list({}), run.hung)
   yield* run.service[how]
   run.restartsMs.push(yield* Clock.currentTimeMillis)
   yield* Effect.forEach(run.fibers, Fiber.interrupt, { discard: true })
   run.fibers = []
   run.service = yield* startService(run.place)
   run.services++
+  run.hung.clear()
   run.problems.push(...disturbed(before, yield* run.service.instances.list({})))
   run.lines.push(`${step} service ${how}`)
 })
@@ -170,6 +173,7 @@ const disturb = (run: Run, id: InstanceId): boolean => {
       plan.failNext("tapAttach", { id, reason: "device or resource busy" })
       return true
     case 5:
+      run.hung.add(id)
       plan.hangNext(run.random.pick(hanging), { id, phase: "start" })
       return true
     default:
@@ -255,6 +259,7 @@ export const live = Effect.fnUntraced(function* (options: HistoryOptions) {
     watch: makeWatch(place),
     outages: [],
     restartsMs: [],
+    hung: new Set(),
     outage: null,
     options,
     lines: [],

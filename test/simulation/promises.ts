@@ -60,8 +60,13 @@ export const makeWatch = (place: SimulatedPlace) => {
 }
 
 /** Instances that rest, just before the service goes down, with what no restart of it may change. */
-export const resting = (views: ReadonlyArray<Instance>): ReadonlyMap<InstanceId, Instance> =>
-  new Map(views.filter((view) => view.transition === null).map((view) => [view.id, view]))
+export const resting = (
+  views: ReadonlyArray<Instance>,
+  except: ReadonlySet<InstanceId>
+): ReadonlyMap<InstanceId, Instance> =>
+  new Map(
+    views.filter(({ id, transition }) => transition === null && !except.has(id)).map((view) => [view.id, view])
+  )
 
 /** A restart of the service disturbs nothing that rested. */
 export const disturbed = (

@@ -41,8 +41,7 @@ while read -r order <&3; do eval "$order"; done
 
 /** POST a command, get what it says. */
 const run = `#!/bin/sh
-echo "Content-Type: text/plain"
-echo
+printf 'Content-Type: text/plain\\r\\n\\r\\n'
 head -c "$CONTENT_LENGTH" | sh 2>&1
 `
 
@@ -64,7 +63,7 @@ export const guestImage = {
 
 /** A guest's server has no event for its start. */
 const lookAgainEveryMs = 100
-const looksAtMost = 600
+const looksAtMost = 300
 const answerMaxMs = 20_000
 
 /** Runs a command line in the guest and gives its output. Waits for the guest's server where it is not there yet. */
@@ -148,22 +147,24 @@ export const untilLine = (
   matches: (line: LogLine) => boolean,
   options: LogOptions = {}
 ) =>
-  logLines(service, id, { ...options, follow: true }).pipe(
-    Stream.takeUntil(matches),
-    Stream.runCollect,
-    Effect.timeoutOrElse({
-      duration: lineMaxMs,
-      orElse: () => Effect.die(new Error(`no such line of ${id} within ${lineMaxMs} ms`))
-    }),
-    Effect.tap((seen) => {
-      const last = seen.at(-1)
-      return last !== undefined && matches(last)
-        ? Effect.void
-        : Effect.die(
+  Effect.suspend(() => {
+    let found = false
+    return logLines(service, id, { ...options, follow: true }).pipe(
+      Stream.takeUntil((line) => (found = matches(line))),
+      Stream.runCollect,
+      Effect.timeoutOrElse({
+        duration: lineMaxMs,
+        orElse: () => Effect.die(new Error(`no such line of ${id} within ${lineMaxMs} ms`))
+      }),
+      Effect.filterOrElse(
+        () => found,
+        (seen) =>
+          Effect.die(
             new Error(`the log of ${id} ended without such a line:\n${seen.map((it) => it.line).join("\n")}`)
           )
-    })
-  )
+      )
+    )
+  })
 
 /** GET /events behind a cursor. */
 export const instanceEvents = (service: Service, after?: number) =>

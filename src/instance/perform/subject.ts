@@ -50,11 +50,13 @@ export const session = (subject: Subject): Effect.Effect<VmmSession, VmmFault> =
 const unlessIs =
   (wanted: "Running" | "Paused", control: VmmSession) =>
   (call: Effect.Effect<void, VmmFault>): Effect.Effect<void, VmmFault> =>
-    Effect.catch(call, (fault) =>
-      Effect.matchEffect(control.status, {
-        onFailure: () => Effect.fail(fault),
-        onSuccess: ({ _tag }) => (_tag === wanted ? Effect.void : Effect.fail(fault))
-      })
+    call.pipe(
+      Effect.catch((fault) =>
+        Effect.matchEffect(control.status, {
+          onFailure: () => Effect.fail(fault),
+          onSuccess: ({ _tag }) => (_tag === wanted ? Effect.void : Effect.fail(fault))
+        })
+      )
     )
 
 export const pauseGuest = (control: VmmSession) => control.pause.pipe(unlessIs("Paused", control))
