@@ -11,6 +11,7 @@ const Sha256 = Schema.String.check(Schema.isPattern(/^[0-9a-f]{64}$/u))
 
 /** A file of the snapshot itself. */
 export const SnapshotFile = Schema.Struct({ name: Schema.String, bytes: Schema.Int, sha256: Sha256 })
+export type SnapshotFile = typeof SnapshotFile.Type
 
 /** A disk that must be just as the guest left it: its content is not in the snapshot. */
 export const SnapshotDisk = Schema.Struct({

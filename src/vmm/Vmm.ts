@@ -18,6 +18,7 @@ import type { InstanceId } from "../domain/Ids.ts"
 import type { Accelerator, VmmKind } from "../domain/Instance.ts"
 import type { InterfaceName, Mac } from "../domain/Network.ts"
 import type { ProcessExit, ProcessIdentity } from "../domain/Process.ts"
+import type { SnapshotFile } from "../domain/Snapshot.ts"
 
 /** A disk, named by serial (virtio-blk: at most 20 bytes), never by letter. The serial names its device as well. */
 export interface Disk {
@@ -106,10 +107,11 @@ export interface VmmSession {
   /** Asks the VMM to end; the proof is `VmmProcesses.exit`. */
   readonly quit: Effect.Effect<void, VmmFault>
   /**
-   * Writes the guest's memory and devices into an empty directory, synced. The guest must be paused and stays so.
+   * Writes the guest's memory and devices into an empty directory, synced, and gives the files that it wrote, their
+   * checksums taken on the way: memory is read once and never again. The guest must be paused and stays so.
    * Interruption cancels it and leaves the guest paused, resumable.
    */
-  readonly snapshot: (directory: string) => Effect.Effect<void, VmmFault>
+  readonly snapshot: (directory: string) => Effect.Effect<ReadonlyArray<SnapshotFile>, VmmFault>
   /** Asks for memory and waits until the guest took it, at most a bound; gives what is there now, in MiB. */
   readonly resizeMemory: (memoryMb: number) => Effect.Effect<number, VmmFault>
   /** Memory of the guest now, in MiB. */
@@ -137,8 +139,16 @@ export class Vmm extends Context.Service<
     readonly capabilities: VmmCapabilities
     /** Starts the process with the VM configured and its guest not started. Nothing is left where it fails. */
     readonly spawn: (config: VmConfig) => Effect.Effect<ProcessIdentity, VmmFault>
-    /** Starts the process and loads a snapshot; ends when the guest stands paused where it was. */
-    readonly spawnRestoring: (config: VmConfig, snapshot: string) => Effect.Effect<ProcessIdentity, VmmFault>
+    /**
+     * Starts the process and loads a snapshot; ends when the guest stands paused where it was. Proves on the way that
+     * the directory holds these files to the last byte, and fails before the guest could run where it does not: nobody
+     * else reads their content.
+     */
+    readonly spawnRestoring: (
+      config: VmConfig,
+      directory: string,
+      files: ReadonlyArray<SnapshotFile>
+    ) => Effect.Effect<ProcessIdentity, VmmFault>
     /** Connects to a VMM that this or an earlier service started. The scope owns the connection, not the process. */
     readonly attach: (vmm: VmmRef) => Effect.Effect<VmmSession, VmmFault, Scope.Scope>
     /**

@@ -42,6 +42,8 @@ export const exitFifoName = "exit.fifo"
 const exitFd = 3
 /** Only where an adopted VMM has no FIFO: the kernel gives no other event about a process that is not a child. */
 const exitPollMs = 500
+/** Behind the FIFO, in case that something else holds it too. */
+const unseenPollMs = 10_000
 /** Between the end of the FIFO and the process's own: the kernel closes its files a moment before it is gone. */
 const settlePollMs = 5
 const settlePolls = 200
@@ -113,11 +115,14 @@ const ended = (operation: string, exit: ProcessExit, said: string) =>
   })
 
 interface Child {
-  readonly startTime: string
+  readonly identity: ProcessIdentity
   readonly exit: Deferred.Deferred<ProcessExit>
 }
 
 const sleep = (ms: number) => Effect.sleep(ms)
+
+const isSame = (left: ProcessIdentity, right: ProcessIdentity) =>
+  left.pid === right.pid && left.start_time === right.start_time && left.boot_id === right.boot_id
 
 /** Looks at the process until it is dead: often at first, then at the slow interval. */
 const pollUntilDead = Effect.fnUntraced(function* (process: ProcessIdentity, quickPolls: number) {
@@ -146,17 +151,21 @@ const fifoEnd = (fifo: string): Effect.Effect<void, unknown> =>
     return Effect.sync(() => reader.destroy())
   })
 
+/**
+ * What the FIFO does not tell: a death between the first look and its opening (a FIFO whose last writer went before that
+ * never ends), and one behind which a child of the VMM still holds it.
+ */
+const deadUnseen = Effect.fnUntraced(function* (process: ProcessIdentity) {
+  yield* sleep(settlePollMs)
+  while (yield* isAlive(process)) yield* sleep(unseenPollMs)
+})
+
 /** The end of a VMM that another process started; its exit code went to whoever reaped it. */
 const adoptedExit = Effect.fnUntraced(function* (vmm: VmmRef) {
   const unknown: ProcessExit = { code: null, signal: null }
   if (!(yield* isAlive(vmm.process))) return unknown
   const fifo = fifoEnd(path.join(vmm.runDirectory, exitFifoName))
-  // A FIFO whose last writer went before it was opened never ends: so alive has to be seen after the opening as well.
-  const dead = sleep(settlePollMs).pipe(
-    Effect.andThen(isAlive(vmm.process)),
-    Effect.flatMap((alive) => (alive ? Effect.never : Effect.void))
-  )
-  const watched = yield* Effect.exit(Effect.raceFirst(fifo, dead))
+  const watched = yield* Effect.exit(Effect.raceFirst(fifo, deadUnseen(vmm.process)))
   yield* pollUntilDead(vmm.process, Exit.isSuccess(watched) ? settlePolls : 0)
   return unknown
 })
@@ -237,7 +246,7 @@ const start = Effect.fnUntraced(function* (children: Map<number, Child>, plan: L
   }
   if (children.size >= endedKept)
     for (const [old, { exit: done }] of children) if (Deferred.isDoneUnsafe(done)) children.delete(old)
-  children.set(identity.value.pid, { startTime: identity.value.start_time, exit })
+  children.set(identity.value.pid, { identity: identity.value, exit })
   return identity.value
 }, Effect.scoped)
 
@@ -301,7 +310,7 @@ export const vmmProcessesLayer: Layer.Layer<VmmProcesses | VmmLauncher, never, P
     const exit = (vmm: VmmRef) =>
       Effect.suspend(() => {
         const child = children.get(vmm.process.pid)
-        return child !== undefined && child.startTime === vmm.process.start_time
+        return child !== undefined && isSame(child.identity, vmm.process)
           ? Deferred.await(child.exit)
           : adoptedExit(vmm)
       })

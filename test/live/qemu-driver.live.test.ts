@@ -3,6 +3,7 @@
  * that runs is led through as much as one guest can; what needs no guest stays at the first instruction.
  */
 import { execFileSync } from "node:child_process"
+import { createHash } from "node:crypto"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { assert, describe, it } from "@effect/vitest"
@@ -10,6 +11,7 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
+import type { SnapshotFile } from "../../src/domain/Snapshot.ts"
 import type { Disk, VmConfig, VmmRef, VmmSession, VmmStatus } from "../../src/vmm/Vmm.ts"
 import { agentSocket } from "../../src/vmm/qemu/args.ts"
 import { liveObstacle, skipWhere } from "../support/liveHost.ts"
@@ -218,19 +220,35 @@ const untilSerials = (config: VmConfig, expected: ReadonlyArray<string>) =>
   )
 
 /** What is wrong with a state file is said before a process is started, or ends the process that found it. */
-const damagedSnapshots = (host: VmmHost, config: VmConfig, snapshot: string) =>
+const damagedSnapshots = (
+  host: VmmHost,
+  config: VmConfig,
+  snapshot: string,
+  files: ReadonlyArray<SnapshotFile>
+) =>
   Effect.gen(function* () {
     const bytes = fs.readFileSync(path.join(snapshot, "state"))
     const damaged = host.directory("damaged")
-    const refuse = (content: Buffer) => {
+    const refuse = (content: Buffer, of = files) => {
       fs.writeFileSync(path.join(damaged, "state"), content)
-      return Effect.map(Effect.flip(host.vmm.spawnRestoring(config, damaged)), (fault) => fault.reason)
+      return Effect.map(Effect.flip(host.vmm.spawnRestoring(config, damaged, of)), (fault) => fault.reason)
     }
     assert.include(yield* refuse(bytes.subarray(0, bytes.length - 1)), "not complete")
     assert.include(yield* refuse(Buffer.alloc(0)), "not complete")
+    assert.include(yield* refuse(bytes, []), "'state'")
+    assert.include(
+      yield* refuse(
+        bytes,
+        files.map((it) => ({ ...it, bytes: it.bytes + 1 }))
+      ),
+      "as long as"
+    )
+    assert.deepStrictEqual(fs.existsSync(config.logPath), false, "a process was started")
+    // Memory that differs in one bit loads well, and is found by its checksum alone.
     const flipped = Buffer.from(bytes)
-    flipped.writeUInt8(flipped.readUInt8(bytes.length - 4096) ^ 1, bytes.length - 4096)
-    assert.isAbove((yield* refuse(flipped)).length, 0)
+    const at = flipped.lastIndexOf("tick ")
+    flipped.writeUInt8(flipped.readUInt8(at) ^ 1, at)
+    assert.include(yield* refuse(flipped), "damaged")
     assert.deepStrictEqual(yield* host.processes.scan, [])
     assert.deepStrictEqual(runFiles(config), [])
   })
@@ -252,15 +270,21 @@ const snapshotAndRestore = Effect.gen(function* () {
   assert.include((yield* Effect.flip(session.snapshot(first))).reason, "not paused")
   yield* session.pause
   yield* fullDisk(host, session)
-  yield* session.snapshot(first)
+  const [file] = yield* session.snapshot(first)
+  const state = path.join(first, "state")
+  assert.deepStrictEqual(file, {
+    name: "state",
+    bytes: fs.statSync(state).size,
+    sha256: createHash("sha256").update(fs.readFileSync(state)).digest("hex")
+  })
   yield* expectStatus(session, "Paused")
   assert.deepStrictEqual(fs.readdirSync(first), ["state"])
   yield* session.resume
   yield* moreTicks(config)
   yield* session.pause
-  yield* session.snapshot(second)
+  const older = yield* session.snapshot(second)
   // Saved twice without a run in between.
-  yield* session.snapshot(host.directory("third"))
+  const files = yield* session.snapshot(host.directory("third"))
   process.kill(ref.process.pid, "SIGKILL")
   assert.strictEqual((yield* host.processes.exit(ref)).signal, "SIGKILL")
   const before = ticks(consoleText(config.consolePath))
@@ -269,8 +293,8 @@ const snapshotAndRestore = Effect.gen(function* () {
     memoryMaxMb: 512,
     disks: [...cold, { serial: "vol-c", path: host.disk("vol-c.raw", 8), readonly: false }]
   })
-  yield* damagedSnapshots(host, again, second)
-  const restored = host.ref(again, yield* host.vmm.spawnRestoring(again, host.directory("third")))
+  yield* damagedSnapshots(host, again, second, older)
+  const restored = host.ref(again, yield* host.vmm.spawnRestoring(again, host.directory("third"), files))
   const revived = yield* host.vmm.attach(restored)
   yield* expectStatus(revived, "Paused")
   assert.strictEqual(yield* revived.memoryMb, 384)

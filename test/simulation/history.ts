@@ -90,7 +90,7 @@ interface Run {
   readonly watch: ReturnType<typeof makeWatch>
   readonly outages: Array<Outage>
   readonly restartsMs: Array<number>
-  /** Instances whose VMM did not answer once: what their guest does by then is a guess until somebody asks again. */
+  /** Instances whose VMM is told not to answer once, now or later: what their guest then does is a guess until it is asked. */
   readonly hung: Set<InstanceId>
   /** The step at which the disk takes writes again, and when it stopped; null while it does. */
   outage: { readonly until: number; readonly sinceMs: number } | null
@@ -135,7 +135,6 @@ const restart = Effect.fnUntraced(function* (run: Run, step: number, how: "kill"
   run.fibers = []
   run.service = yield* startService(run.place)
   run.services++
-  run.hung.clear()
   run.problems.push(...disturbed(before, yield* run.service.instances.list({})))
   run.lines.push(`${step} service ${how}`)
 })

@@ -15,7 +15,7 @@ import type { ArchiveSource } from "../../scripts/imageArchive.ts"
 import { LogEntry } from "../../src/api/Instances.ts"
 import { InstanceEvent } from "../../src/domain/Event.ts"
 import type { ImageId } from "../../src/domain/Ids.ts"
-import type { Instance } from "../../src/domain/Instance.ts"
+import type { Instance, Transition } from "../../src/domain/Instance.ts"
 import type { Service } from "./Service.ts"
 
 /** Counts at this pace where COUNT is set: many lines a second, so that one that is lost or told twice shows. */
@@ -171,6 +171,15 @@ export const instanceEvents = (service: Service, after?: number) =>
   eventStream(service, "/events", after).pipe(
     Stream.map((event) => decodeEvent(event.data)),
     Stream.orDie
+  )
+
+/** Ends when an instance is busy with a verb, since its generation was the given one. */
+export const untilTransition = (service: Service, id: string, transition: Transition, since: number) =>
+  instanceEvents(service, 0).pipe(
+    Stream.filter(
+      (event) => event.instance_id === id && event.transition === transition && event.generation > since
+    ),
+    Stream.runHead
   )
 
 /** The image, once it is ready. Dies where it fails. */

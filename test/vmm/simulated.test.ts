@@ -69,13 +69,13 @@ it.effect(
       const ref = yield* runVm(service, config)
       yield* TestClock.adjust(4_200)
       const entropy = look(host.world, config.id)?.entropy
-      yield* inSession(service, ref, (session) =>
+      const files = yield* inSession(service, ref, (session) =>
         Effect.andThen(session.pause, session.snapshot("/data/a/snapshot"))
       )
       yield* service.processes.kill(ref)
       assert.deepStrictEqual(ledger(host.world), empty)
       yield* TestClock.adjust("1 hour")
-      const process = yield* service.vmm.spawnRestoring(config, "/data/a/snapshot")
+      const process = yield* service.vmm.spawnRestoring(config, "/data/a/snapshot", files)
       const restored = { ...ref, process }
       assert.notDeepEqual(restored.process, ref.process)
       assert.strictEqual(look(host.world, config.id)?.counter, 42)
@@ -106,12 +106,12 @@ it.effect(
       const service = yield* host.startService
       const config = yield* prepareVm(host, "a")
       const ref = yield* runVm(service, config)
-      yield* inSession(service, ref, (session) =>
+      const files = yield* inSession(service, ref, (session) =>
         Effect.andThen(session.pause, session.snapshot("/data/a/snapshot"))
       )
       yield* service.processes.kill(ref)
       const restoring = (given: typeof config) =>
-        reasonOf(service.vmm.spawnRestoring(given, "/data/a/snapshot"))
+        reasonOf(service.vmm.spawnRestoring(given, "/data/a/snapshot", files))
       assert.include(yield* restoring({ ...config, vcpus: 4 }), "another one")
       const whole = host.files.text("/data/a/snapshot/state")
       for (const length of [0, 1, whole.length / 2, whole.length - 2]) {

@@ -36,7 +36,7 @@ const life = (host: TestHost, service: Service) =>
     const config = yield* prepareVm(host, "a", { lease })
     const extra = { serial: "layer-1", path: "/data/layers/base", readonly: true }
     const ref = { id, process: yield* service.vmm.spawn(config), runDirectory: config.runDirectory }
-    yield* Effect.scoped(
+    const files = yield* Effect.scoped(
       Effect.gen(function* () {
         const session = yield* service.vmm.attach(ref)
         yield* session.boot
@@ -47,14 +47,15 @@ const life = (host: TestHost, service: Service) =>
         yield* session.addDisk(extra)
         yield* session.removeDisk(extra.serial)
         yield* session.pause
-        yield* session.snapshot("/data/a/snapshot")
+        const written = yield* session.snapshot("/data/a/snapshot")
         yield* session.quit
+        return written
       })
     )
     yield* service.processes.kill(ref)
     yield* service.network.detach(lease)
     yield* service.network.attach(id, lease)
-    const process = yield* service.vmm.spawnRestoring(config, "/data/a/snapshot")
+    const process = yield* service.vmm.spawnRestoring(config, "/data/a/snapshot", files)
     const restored = { ...ref, process }
     yield* Effect.scoped(
       Effect.gen(function* () {
@@ -208,7 +209,7 @@ it.effect("a fault of spawn and restore leaves no process, whatever the phase", 
       host.world.plan.failNext("spawn", { phase })
       host.world.plan.failNext("restore", { phase })
       yield* Effect.flip(service.vmm.spawn(config))
-      yield* Effect.flip(service.vmm.spawnRestoring(config, "/data/a/snapshot"))
+      yield* Effect.flip(service.vmm.spawnRestoring(config, "/data/a/snapshot", []))
       assert.deepStrictEqual(ledger(host.world), empty)
     }
   })

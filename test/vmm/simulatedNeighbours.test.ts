@@ -135,14 +135,14 @@ it.effect("a guest takes its fate into a snapshot and out of it", () =>
       SIMULATED_EXIT_AFTER_MS: "60000"
     })
     yield* TestClock.adjust(1_500)
-    yield* Effect.scoped(
+    const files = yield* Effect.scoped(
       Effect.flatMap(service.vmm.attach(ref), (session) =>
         Effect.andThen(session.pause, session.snapshot("/data/a/snapshot"))
       )
     )
     yield* service.processes.kill(ref)
     yield* TestClock.adjust("1 hour")
-    const restored = { ...ref, process: yield* service.vmm.spawnRestoring(config, "/data/a/snapshot") }
+    const restored = { ...ref, process: yield* service.vmm.spawnRestoring(config, "/data/a/snapshot", files) }
     yield* TestClock.adjust("1 hour")
     assert.strictEqual(look(host.world, id)?.state, "Paused")
     const session = yield* Scope.provide(service.vmm.attach(restored), yield* Effect.scope)

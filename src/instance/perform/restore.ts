@@ -1,6 +1,7 @@
 /**
  * Out of standby: first the proof that all that the snapshot needs is there and the same, with nothing touched; then the
- * TAP and a VMM with the guest standing in it; then, once the record owns that VMM, the guest goes on.
+ * TAP and a VMM with the guest standing in it, whose memory was proven to be the one that was saved while it was loaded;
+ * then, once the record owns that VMM, the guest goes on. Where one of these fails, the snapshot stays as it is.
  */
 import * as path from "node:path"
 import * as Effect from "effect/Effect"
@@ -36,12 +37,12 @@ export const mismatch = (manifest: SnapshotManifest, now: Omit<Dependencies, "co
   return null
 }
 
-const checkFiles = Effect.fnUntraced(function* (directory: string, manifest: SnapshotManifest) {
+/** All there and as long as they were; their content is the driver's to prove, while it reads them anyway. */
+const areWhole = Effect.fnUntraced(function* (directory: string, manifest: SnapshotManifest) {
   const files = yield* Files
   for (const file of manifest.files) {
     const stat = yield* files.stat(path.join(directory, file.name))
     if (Option.isNone(stat) || stat.value.size !== file.bytes) return false
-    if ((yield* files.sha256(path.join(directory, file.name))) !== file.sha256) return false
   }
   return true
 })
@@ -57,24 +58,24 @@ export const check = Effect.fnUntraced(function* (subject: Subject, ref: Snapsho
   )
   const reason = mismatch(manifest.value, now)
   if (reason !== null) return yield* workFailed("check", reason, undefined, true)
-  const whole = yield* checkFiles(snapshotDirectory(subject.paths, ref.number), manifest.value).pipe(
+  const whole = yield* areWhole(snapshotDirectory(subject.paths, ref.number), manifest.value).pipe(
     Effect.mapError(unreadable)
   )
   if (!whole) return yield* workFailed("check", "The snapshot's files are damaged.", undefined, true)
-  return now.config
+  return { config: now.config, files: manifest.value.files }
 })
 
 /** Load: ends with the identity of a VMM in which the guest stands paused where it was. */
 export const load = Effect.fnUntraced(function* (subject: Subject, ref: SnapshotRef) {
   const vmm = yield* Vmm
   const files = yield* Files
-  const config = yield* check(subject, ref).pipe(step("check"))
+  const { config, files: written } = yield* check(subject, ref).pipe(step("check"))
   yield* attachTap(subject.record)
   yield* files
     .makeDirectory(config.runDirectory)
     .pipe(inStep("files", "The instance's run directory could not be made."))
   return yield* vmm
-    .spawnRestoring(config, snapshotDirectory(subject.paths, ref.number))
+    .spawnRestoring(config, snapshotDirectory(subject.paths, ref.number), written)
     .pipe(inStep("spawn", "The VMM could not load the snapshot."), step("spawn"))
 })
 

@@ -1,7 +1,7 @@
 /**
  * Into standby: the guest paused, its memory and devices on disk, the manifest last, then the final name.
  *
- *   pause ──► <n>.tmp/ ──► memory, devices ──► checksums ──► manifest ──► fsync ──► rename <n>.tmp → <n>
+ *   pause ──► <n>.tmp/ ──► memory, devices, with their checksums ──► manifest ──► fsync ──► rename <n>.tmp → <n>
  *
  * The VMM is not touched here beyond the pause: it dies only after the record says that the snapshot is complete. An
  * earlier snapshot stays until then.
@@ -13,7 +13,7 @@ import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import { timestamp } from "../../domain/Ids.ts"
-import { type SnapshotDisk, SnapshotManifest } from "../../domain/Snapshot.ts"
+import { type SnapshotDisk, type SnapshotFile, SnapshotManifest } from "../../domain/Snapshot.ts"
 import { step } from "../../host/Boundary.ts"
 import { Files } from "../../host/Files.ts"
 import type { InstancePaths } from "../../host/Paths.ts"
@@ -95,23 +95,11 @@ export const dependencies = Effect.fnUntraced(function* (subject: Subject) {
   }
 })
 
-const describeFiles = Effect.fnUntraced(function* (directory: string) {
-  const files = yield* Files
-  const names = yield* files.list(directory)
-  return yield* Effect.forEach(names, (name) =>
-    Effect.gen(function* () {
-      const file = path.join(directory, name)
-      const stat = yield* files.stat(file)
-      const bytes = Option.match(stat, { onNone: () => 0, onSome: (it) => it.size })
-      return { name, bytes, sha256: yield* files.sha256(file) }
-    })
-  )
-})
-
 const writeManifest = Effect.fnUntraced(function* (
   subject: Subject,
   snapshot: SnapshotRef,
-  directory: string
+  directory: string,
+  written: ReadonlyArray<SnapshotFile>
 ) {
   const files = yield* Files
   const { config: _, ...needs } = yield* dependencies(subject)
@@ -124,7 +112,7 @@ const writeManifest = Effect.fnUntraced(function* (
     ...needs,
     // The process that holds the guest may be of another version than the one that is installed by now.
     vmm: { ...needs.vmm, version: subject.record.vmm_version },
-    files: yield* describeFiles(directory)
+    files: written
   }
   yield* files.write(path.join(directory, manifestName), encodeManifest(manifest))
 })
@@ -141,10 +129,10 @@ export const snapshot = Effect.fnUntraced(function* (subject: Subject, ref: Snap
   yield* files
     .makeDirectory(directory)
     .pipe(inStep("snapshot", "The snapshot's directory could not be made."))
-  yield* control
+  const written = yield* control
     .snapshot(directory)
     .pipe(inStep("snapshot", "The guest's memory could not be saved."), step("snapshot"))
-  yield* writeManifest(subject, ref, directory).pipe(
+  yield* writeManifest(subject, ref, directory, written).pipe(
     inStep("manifest", "The snapshot could not be completed."),
     step("manifest")
   )

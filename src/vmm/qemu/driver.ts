@@ -20,6 +20,8 @@ import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type { ProcessIdentity } from "../../domain/Process.ts"
+import type { SnapshotFile } from "../../domain/Snapshot.ts"
+import type { SnapshotFile } from "../../domain/Snapshot.ts"
 import { Files } from "../../host/Files.ts"
 import { Settings } from "../../host/Settings.ts"
 import {
@@ -59,7 +61,7 @@ import {
 import { memoryMb, resizeMemory } from "./memory.ts"
 import { connect, type Qmp } from "./Qmp.ts"
 import { load, snapshot } from "./snapshot.ts"
-import { portsOf, readStateFile } from "./stateFile.ts"
+import { portsOf, readStateFile, stateName } from "./stateFile.ts"
 
 /** 50 to 300 ms on a quiet host; 150 disks and a busy one take seconds. */
 const spawnBoundMs = 30_000
@@ -163,7 +165,7 @@ const spawn = (host: Host) => (config: VmConfig) =>
   checked(config, "spawn").pipe(Effect.andThen(spawnWith(host, config, "spawn", {}, () => Effect.void)))
 
 const spawnRestoring = (host: Host) =>
-  Effect.fnUntraced(function* (config: VmConfig, directory: string) {
+  Effect.fnUntraced(function* (config: VmConfig, directory: string, files: ReadonlyArray<SnapshotFile>) {
     const state = yield* readStateFile(directory)
     if (state.head.machine !== host.qemu.machine)
       return yield* fault(
@@ -176,7 +178,7 @@ const spawnRestoring = (host: Host) =>
       return yield* fault("restore", `the snapshot holds disk '${missing}', which the VM no longer has`)
     yield* checked(config, "restore", ports)
     return yield* spawnWith(host, config, "restore", { restoring: ports }, (qmp) =>
-      load(qmp, config.runDirectory, state)
+      load(qmp, config.runDirectory, state, files)
     )
   })
 

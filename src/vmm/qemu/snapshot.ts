@@ -9,13 +9,15 @@
  *
  * There is no bound on the whole, which depends on memory and disk: there is one on standing still.
  */
-import { createReadStream } from "node:fs"
+import { createHash, type Hash } from "node:crypto"
 import * as fs from "node:fs/promises"
 import * as net from "node:net"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
+import type { SnapshotFile } from "../../domain/Snapshot.ts"
+import type { SnapshotFile } from "../../domain/Snapshot.ts"
 import type { Files } from "../../host/Files.ts"
 import { VmmFault } from "../Vmm.ts"
 import { migrationSocket, type QemuHost } from "./args.ts"
@@ -23,7 +25,7 @@ import { occupiedPorts } from "./disks.ts"
 import { asVmmFault, awaitStatus, rawStatus } from "./machine.ts"
 import { memoryBytes } from "./memory.ts"
 import { commandBoundMs, type Qmp, type QmpEvent } from "./Qmp.ts"
-import { headOf, type StateFile, statePath, streamHash, tailOf } from "./stateFile.ts"
+import { headOf, type StateFile, stateName, statePath, tailOf } from "./stateFile.ts"
 
 /** A stream that has not moved for so long has broken somewhere. */
 const stallBoundMs = 30_000
@@ -122,8 +124,13 @@ const writeAt = async (handle: fs.FileHandle, buffers: ReadonlyArray<Buffer>, po
  * Writes what QEMU sends, one batch while the next one comes; a disk that is slower than QEMU makes QEMU wait. Ends with
  * the connection, and without the tail: that is written when QEMU has said that all was sent.
  */
-const receive = async (handle: fs.FileHandle, offset: number, socket: net.Socket, progress: Progress) => {
-  const hash = streamHash()
+const receive = async (
+  handle: fs.FileHandle,
+  offset: number,
+  socket: net.Socket,
+  hash: Hash,
+  progress: Progress
+): Promise<number> => {
   let batch: Array<Buffer> = []
   let [batched, written] = [0, 0]
   let writing: Promise<void> = Promise.resolve()
@@ -146,7 +153,7 @@ const receive = async (handle: fs.FileHandle, offset: number, socket: net.Socket
   }
   await flush()
   await writing
-  return { bytes: written, digest: hash.digest() }
+  return written
 }
 
 const createState = (file: string) =>
@@ -177,20 +184,22 @@ const cancel = (qmp: Qmp) =>
 
 const transfer = Effect.fnUntraced(function* (qmp: Qmp, socketPath: string, file: string, head: Buffer) {
   const progress: Progress = { bytes: 0 }
+  const hash = stateHash().update(head)
   const handle = yield* createState(file)
   const write = (body: () => Promise<unknown>) =>
     Effect.tryPromise({
       try: body,
       catch: (cause) => fault("snapshot", `the guest's state could not be written: ${String(cause)}`, cause)
     })
-  yield* write(() => handle.write(head, 0, head.length, 0))
+  const hash = createHash("sha256").update(head)
+  yield* write(() => writeAt(handle, [head], 0))
   const connection = yield* listen(socketPath)
   const over = yield* qmp.first(migrationEnd)
   yield* qmp.order("migrate", { uri: `unix:${socketPath}` })
   const stream = connection.pipe(
     Effect.flatMap((socket) =>
       Effect.tryPromise({
-        try: () => receive(handle, head.length, socket, progress),
+        try: () => receive(handle, head.length, socket, hash, progress),
         catch: (cause) => fault("snapshot", `the guest's state could not be written: ${String(cause)}`, cause)
       })
     )
@@ -203,14 +212,21 @@ const transfer = Effect.fnUntraced(function* (qmp: Qmp, socketPath: string, file
         : Effect.flatMap(whyFailed(qmp), (why) => Effect.fail(fault("snapshot", `QEMU gave up: ${why}`)))
     )
   )
-  const [received] = yield* Effect.all([stream, outcome], { concurrency: 2 }).pipe(
+  const [bytes] = yield* Effect.all([stream, outcome], { concurrency: 2 }).pipe(
     Effect.raceFirst(stalled("snapshot", progress))
   )
+  const tail = tailOf(bytes)
+  const tail = tailOf(streamBytes)
   yield* write(async () => {
-    const tail = tailOf(received.bytes, received.digest)
-    await handle.write(tail, 0, tail.length, head.length + received.bytes)
+    await handle.write(tail, 0, tail.length, head.length + bytes)
     await handle.sync()
   })
+  const written: SnapshotFile = {
+    name: stateName,
+    bytes: head.length + bytes + tail.length,
+    sha256: hash.update(tail).digest("hex")
+  }
+  return written
 })
 
 /**
@@ -223,7 +239,7 @@ export const snapshot = (
   qmp: Qmp,
   runDirectory: string,
   directory: string
-): Effect.Effect<void, VmmFault> =>
+): Effect.Effect<ReadonlyArray<SnapshotFile>, VmmFault> =>
   Effect.gen(function* () {
     const status = yield* rawStatus(qmp)
     if (status !== "paused" && status !== "postmigrate")
@@ -236,7 +252,7 @@ export const snapshot = (
     const file = statePath(directory)
     yield* Effect.promise(() => fs.rm(socketPath, { force: true }))
     yield* prepareMigration(qmp)
-    yield* transfer(qmp, socketPath, file, head).pipe(
+    const written = yield* transfer(qmp, socketPath, file, head).pipe(
       Effect.scoped,
       Effect.onError(() =>
         cancel(qmp).pipe(Effect.andThen(Effect.promise(() => fs.rm(file, { force: true }))))
@@ -245,28 +261,62 @@ export const snapshot = (
     yield* files
       .sync(directory)
       .pipe(Effect.mapError((cause) => fault("snapshot", "the snapshot's directory cannot be synced", cause)))
+    return [written]
+    return [written]
   }).pipe(Effect.catchTag("QmpFault", (cause) => Effect.fail(asVmmFault("snapshot")(cause))))
 
-/** Sends the stream as far as QEMU takes it, and reads all of it for its checksum. */
-const send = async (state: StateFile, socket: net.Socket, progress: Progress, signal: AbortSignal) => {
-  const hash = streamHash()
-  const closed = new Promise((resolve) => socket.once("close", resolve))
-  const stream = createReadStream(state.path, {
-    start: state.offset,
-    end: state.offset + state.bytes - 1,
-    highWaterMark: readChunkBytes,
-    signal
+/** What becomes of a file that is sent: all of it read, in pieces, two buffers for all of them. */
+interface Reading {
+  readonly handle: fs.FileHandle
+  readonly hash: Hash
+  position: number
+}
+
+/** The next piece, hashed; empty at the end of the file. */
+const readPiece = async (reading: Reading, buffer: Buffer): Promise<Buffer> => {
+  const { bytesRead } = await reading.handle.read(buffer, 0, buffer.length, reading.position)
+  const piece = buffer.subarray(0, bytesRead)
+  reading.position += bytesRead
+  reading.hash.update(piece)
+  return piece
+}
+
+/** Ends when the bytes have left their buffer, or when QEMU has closed: it may have all it needs before the end. */
+const sendPiece = (socket: net.Socket, piece: Buffer): Promise<void> =>
+  new Promise((resolve) => {
+    if (!socket.writable) return resolve()
+    socket.write(piece, () => resolve())
   })
-  for await (const chunk of stream) {
-    if (!Buffer.isBuffer(chunk)) continue
-    hash.update(chunk)
-    progress.bytes += chunk.length
-    // QEMU closes once it has what it needs, which may be a description before the end of the stream.
-    if (socket.writable && !socket.write(chunk))
-      await Promise.race([closed, new Promise((resolve) => socket.once("drain", resolve))])
+
+/**
+ * Sends the stream as far as QEMU takes it, one piece while the next one is read, and gives the checksum of the whole
+ * file.
+ */
+const send = async (state: StateFile, socket: net.Socket, progress: Progress, signal: AbortSignal) => {
+  const reading: Reading = { handle: await fs.open(state.path), hash: createHash("sha256"), position: 0 }
+  const [begin, end] = [state.offset, state.offset + state.bytes]
+  try {
+    let [next, spare] = [Buffer.allocUnsafe(readChunkBytes), Buffer.allocUnsafe(readChunkBytes)]
+    let sent: Promise<void> = Promise.resolve()
+    for (;;) {
+      signal.throwIfAborted()
+      const { position } = reading
+      const piece = await readPiece(reading, next)
+      if (piece.length === 0) break
+      progress.bytes += piece.length
+      await sent
+      sent = sendPiece(
+        socket,
+        piece.subarray(Math.max(0, begin - position), Math.max(0, Math.min(piece.length, end - position)))
+      )
+      ;[next, spare] = [spare, next]
+    }
+    await sent
+    socket.end()
+    return reading.hash.digest("hex")
+  } finally {
+    await reading.handle.close()
   }
-  socket.end()
-  return hash.digest()
 }
 
 const connectSocket = (socketPath: string) =>
@@ -282,10 +332,15 @@ const connectSocket = (socketPath: string) =>
   )
 
 /**
- * Fills a QEMU that waits with `-incoming defer`, and ends when its guest stands paused. Fails where the stream is not
+ * Fills a QEMU that waits with `-incoming defer`, and ends when its guest stands paused. Fails where the file is not
  * the one that was written: then QEMU holds a wrong guest that has not run, and must be ended.
  */
-export const load = (qmp: Qmp, runDirectory: string, state: StateFile): Effect.Effect<void, VmmFault> =>
+export const load = (
+  qmp: Qmp,
+  runDirectory: string,
+  state: StateFile,
+  files: ReadonlyArray<SnapshotFile>
+): Effect.Effect<void, VmmFault> =>
   Effect.gen(function* () {
     const progress: Progress = { bytes: 0 }
     const socketPath = migrationSocket(runDirectory)
@@ -301,7 +356,8 @@ export const load = (qmp: Qmp, runDirectory: string, state: StateFile): Effect.E
       concurrency: 2
     }).pipe(Effect.raceFirst(stalled("restore", progress)))
     if (end === "failed") return yield* fault("restore", `QEMU gave up: ${yield* whyFailed(qmp)}`)
-    if (!digest.equals(state.digest)) return yield* fault("restore", "the snapshot's state is damaged")
+    if (!files.some(({ name, sha256 }) => name === stateName && sha256 === digest))
+      return yield* fault("restore", "the snapshot's state is damaged")
     if (Option.isNone(yield* awaitStatus(qmp, ["paused", "postmigrate"], commandBoundMs)))
       return yield* fault("restore", `the guest does not stand but is ${yield* rawStatus(qmp)}`)
   }).pipe(

@@ -1,6 +1,7 @@
 /**
  * The one file of a QEMU snapshot, `state`: QEMU's migration stream with a head that says how the machine was laid out,
- * and a tail that is written last, so that a file which was not finished is not one.
+ * and a tail that is written last, so that a file which was not finished is not one. Whether it is the file that was
+ * written is not its own to say: its checksum is with whoever keeps the snapshot.
  *
  *   8 bytes   "CHDQEMU1"
  *   4         length of the head, little endian
@@ -8,9 +9,7 @@
  *   ...       the migration stream
  *   8         "CHDQEND1"
  *   8         length of the stream, little endian
- *   32        SHA-256 of the stream
  */
-import { createHash, type Hash } from "node:crypto"
 import * as fs from "node:fs/promises"
 import * as path from "node:path"
 import * as Effect from "effect/Effect"
@@ -22,7 +21,7 @@ import type { Ports } from "./layout.ts"
 const headMagic = "CHDQEMU1"
 const tailMagic = "CHDQEND1"
 const prefixBytes = 12
-const tailBytes = 48
+const tailBytes = 16
 const headMaxBytes = 64 * 1024
 
 const StateHead = Schema.Struct({
@@ -37,10 +36,9 @@ const HeadJson = Schema.fromJsonString(StateHead)
 const encodeHead = Schema.encodeSync(HeadJson)
 const decodeHead = Schema.decodeUnknownOption(HeadJson)
 
-export const statePath = (directory: string): string => path.join(directory, "state")
+export const stateName = "state"
+export const statePath = (directory: string): string => path.join(directory, stateName)
 export const portsOf = (head: StateHead): Ports => new Map(Object.entries(head.ports))
-
-export const streamHash = (): Hash => createHash("sha256")
 
 /** What stands before the stream. */
 export const headOf = (head: StateHead): Buffer => {
@@ -52,11 +50,10 @@ export const headOf = (head: StateHead): Buffer => {
 }
 
 /** What stands behind a stream of so many bytes. */
-export const tailOf = (streamBytes: number, digest: Buffer): Buffer => {
+export const tailOf = (streamBytes: number): Buffer => {
   const tail = Buffer.alloc(tailBytes)
   tail.write(tailMagic, 0, "latin1")
   tail.writeBigUInt64LE(BigInt(streamBytes), tailMagic.length)
-  digest.copy(tail, tailBytes - digest.length)
   return tail
 }
 
@@ -66,7 +63,6 @@ export interface StateFile {
   /** Where the stream begins, and how long it is. */
   readonly offset: number
   readonly bytes: number
-  readonly digest: Buffer
 }
 
 const readAt = async (handle: fs.FileHandle, position: number, length: number): Promise<Buffer> => {
@@ -89,14 +85,13 @@ const parse = async (file: string): Promise<StateFile | undefined> => {
     if (headBytes > headMaxBytes || bytes !== BigInt(size - offset - tailBytes)) return undefined
     const head = decodeHead((await readAt(handle, prefixBytes, headBytes)).toString("utf8"))
     if (Option.isNone(head)) return undefined
-    const digest = tail.subarray(tailBytes - 32)
-    return { path: file, head: head.value, offset, bytes: Number(bytes), digest }
+    return { path: file, head: head.value, offset, bytes: Number(bytes) }
   } finally {
     await handle.close()
   }
 }
 
-/** The state file of a snapshot, if it is whole by its own word; the stream is checked while it is read. */
+/** The state file of a snapshot, if it is whole by its own word; its content is checked while it is loaded. */
 export const readStateFile = (directory: string): Effect.Effect<StateFile, VmmFault> =>
   Effect.tryPromise({
     try: () => parse(statePath(directory)),

@@ -26,7 +26,7 @@ import {
 } from "../../host/simulated/World.ts"
 import { type Disk, type VmmEvent, VmmFault, type VmmSession, type VmmStatus } from "../Vmm.ts"
 import { fingerprintOf } from "./fingerprint.ts"
-import { encodeSnapshot, stateFile } from "./snapshot.ts"
+import { encodeSnapshot, filesOf, stateFile } from "./snapshot.ts"
 
 /** Events that wait for a reader; the oldest go first. A guest has few. */
 const eventsKept = 16
@@ -163,7 +163,7 @@ const snapshot = (connection: Connection, directory: string) => {
       Effect.gen(function* () {
         if (process.record.guest !== guest) return yield* refuse("snapshot", "the guest did not stay paused")
         yield* files.write(stateFile(directory), text).pipe(Effect.mapError(fault))
-        return yield* whileServed(host.run)
+        return yield* Effect.as(whileServed(host.run), filesOf(text))
       })
   })
 }

@@ -8,6 +8,7 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import type { ProcessExit } from "../../domain/Process.ts"
+import type { SnapshotFile } from "../../domain/Snapshot.ts"
 import { Files } from "../../host/Files.ts"
 import { operate } from "../../host/simulated/operate.ts"
 import { alter, end, lookup, type Machine, openDisks, start } from "../../host/simulated/processes.ts"
@@ -15,7 +16,7 @@ import { exitKey, now, ServiceProcess, SimulatedWorld, type VmmProcess } from ".
 import { Vmm, type VmConfig, VmmProcesses, type VmmRef } from "../Vmm.ts"
 import { fingerprint, fingerprintOf, simulatedVersion } from "./fingerprint.ts"
 import { fileFault, type Host, openSession, refuse } from "./Session.ts"
-import { decodeSnapshot, stateFile } from "./snapshot.ts"
+import { decodeSnapshot, filesOf, stateFile } from "./snapshot.ts"
 
 const machineOf = (config: VmConfig): Machine => ({
   id: config.id,
@@ -59,12 +60,18 @@ const spawn = (host: Host, config: VmConfig) =>
   })
 
 /** Reads and checks the snapshot, opens the disks, and leaves the guest paused where it was. */
-const load = (host: Host, process: VmmProcess, directory: string) =>
+const load = (
+  host: Host,
+  process: VmmProcess,
+  directory: string,
+  files: ReadonlyArray<SnapshotFile>
+) =>
   Effect.gen(function* () {
     const text = yield* host.files.readText(stateFile(directory)).pipe(Effect.mapError(fileFault("restore")))
     if (Option.isNone(text)) return yield* refuse("restore", "there is no snapshot")
     const snapshot = decodeSnapshot(text.value)
-    if (Option.isNone(snapshot))
+    const [written] = files
+    if (Option.isNone(snapshot) || written?.sha256 !== filesOf(text.value)[0]?.sha256)
       return yield* refuse("restore", "load of migration failed: the state is damaged")
     const { memory, memoryMb, sinceMs } = snapshot.value
     if (snapshot.value.fingerprint !== fingerprintOf(process.record)) {
@@ -77,10 +84,15 @@ const load = (host: Host, process: VmmProcess, directory: string) =>
     return process.record.identity
   })
 
-const spawnRestoring = (host: Host, config: VmConfig, directory: string) =>
+const spawnRestoring = (
+  host: Host,
+  config: VmConfig,
+  directory: string,
+  files: ReadonlyArray<SnapshotFile>
+) =>
   operate(host.world, host.run, {
     ...spawning(host, config, "restore"),
-    finish: (process) => load(host, process, directory)
+    finish: (process) => load(host, process, directory, files)
   })
 
 /** A code is known to the service that started the process and to no other, as with wait(2). */
@@ -142,7 +154,7 @@ const vmm = Layer.effect(
     accelerator: "none" as const,
     capabilities: { snapshot: true, memoryGrowth: true, hotDisks: true },
     spawn: (config) => spawn(it, config),
-    spawnRestoring: (config, snapshot) => spawnRestoring(it, config, snapshot),
+    spawnRestoring: (config, directory, files) => spawnRestoring(it, config, directory, files),
     attach: (ref) =>
       Effect.suspend(() => {
         const process = lookup(it.world, ref.process)

@@ -6,9 +6,11 @@ import { createHash } from "node:crypto"
 import * as path from "node:path"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
+import type { SnapshotFile } from "../../domain/Snapshot.ts"
 import { Memory } from "../../host/simulated/guest.ts"
 
-export const stateFile = (directory: string): string => path.join(directory, "state")
+const stateName = "state"
+export const stateFile = (directory: string): string => path.join(directory, stateName)
 
 const Snapshot = Schema.Struct({
   fingerprint: Schema.String,
@@ -26,6 +28,11 @@ export const encodeSnapshot = (snapshot: Snapshot): string => {
   const body = JSON.stringify(snapshot)
   return `${body}\n${checksum(body)}\n`
 }
+
+/** The snapshot's one file, as its manifest names it. */
+export const filesOf = (text: string): ReadonlyArray<SnapshotFile> => [
+  { name: stateName, bytes: Buffer.byteLength(text), sha256: checksum(text) }
+]
 
 /** None for a file that is cut, changed, or not a snapshot. */
 export const decodeSnapshot = (text: string): Option.Option<Snapshot> => {
