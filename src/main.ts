@@ -6,9 +6,11 @@
  * serve (the default) runs until SIGTERM or SIGINT; it drains and leaves every VM running. doctor checks the host.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Runtime from "effect/Runtime"
+import { layerBoundary } from "./host/Boundary.ts"
 import { Files } from "./host/Files.ts"
 import { layout, Paths } from "./host/Paths.ts"
 import { ServiceLock } from "./host/ServiceLock.ts"
@@ -36,7 +38,7 @@ const layerTelemetry = Layer.unwrap(
   Effect.map(Settings, (settings) => Layer.merge(layerLogger(settings), layerDefects))
 )
 
-const layerHost = Layer.mergeAll(Files.layer, ServiceLock.layer).pipe(
+const layerHost = Layer.mergeAll(Files.layer, ServiceLock.layer, layerBoundary(process.env)).pipe(
   Layer.provideMerge(layerPaths),
   Layer.provideMerge(layerTelemetry),
   Layer.provideMerge(Settings.layer)
@@ -75,12 +77,18 @@ const program = (command: string | undefined) => {
   }
 }
 
+/** The first sentence that an error, or what caused it, has: some say nothing of their own. */
+const sentence = (error: unknown): string => {
+  if (!(error instanceof Error)) return String(error)
+  return error.message === "" && error.cause !== undefined ? sentence(error.cause) : error.message
+}
+
 /** A refusal is one line for a person; everything else that ends the start is told with its cause. */
 const explain = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-  Effect.tapError(effect, (error) =>
-    Effect.sync(
-      () => void process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
-    )
+  Effect.tapCause(effect, (cause) =>
+    Cause.hasInterruptsOnly(cause)
+      ? Effect.void
+      : Effect.sync(() => void process.stderr.write(`${sentence(Cause.squash(cause))}\n`))
   )
 
 NodeRuntime.runMain(explain(program(process.argv[2])), {

@@ -89,9 +89,7 @@ class Monitor {
   }
 
   migrated(): Promise<Message> {
-    return this.next(
-      (it) => it.event === "MIGRATION" && /^(completed|failed)$/u.test(it.data?.status ?? "")
-    )
+    return this.next((it) => it.event === "MIGRATION" && /^(completed|failed)$/u.test(it.data?.status ?? ""))
   }
 
   async ready(): Promise<void> {

@@ -229,7 +229,11 @@ const handStart = async (bench: Bench, into: Taken) => {
 }
 
 /** Who is first alternates, so that what grows over the run counts against both. */
-const inTurns = async (rounds: number, ours: (round: number) => Promise<void>, theirs: () => Promise<void>) => {
+const inTurns = async (
+  rounds: number,
+  ours: (round: number) => Promise<void>,
+  theirs: () => Promise<void>
+) => {
   for (let round = 0; round < rounds; round++) {
     if (round % 2 === 0) await ours(round)
     await theirs()
@@ -293,7 +297,11 @@ export const benchLifecycle = (options: LifecycleOptions = {}): Promise<Readonly
     const bench = yield* prepare(service, directory, memoryMb)
     const [ours, theirs] = [taken(), taken()]
     yield* Effect.promise(async () => {
-      await inTurns(1, () => serviceStart(bench, "bench-warm", taken()), () => handStart(bench, taken()))
+      await inTurns(
+        1,
+        () => serviceStart(bench, "bench-warm", taken()),
+        () => handStart(bench, taken())
+      )
       await inTurns(
         boots,
         (round) => serviceBoot(bench, `bench-boot-${round}`, cycles, ours),

@@ -106,5 +106,9 @@ export const format = (of: Machine, rows: ReadonlyArray<Row>): string => {
   return [facts.join(", "), "", drawn[0], rule, ...drawn.slice(1)].join("\n")
 }
 
-export const writeJson = (file: string, of: Machine, rows: ReadonlyArray<Row>, failures: ReadonlyArray<string>) =>
-  fs.writeFileSync(file, `${JSON.stringify({ machine: of, rows, failures }, null, 2)}\n`)
+export const writeJson = (
+  file: string,
+  of: Machine,
+  rows: ReadonlyArray<Row>,
+  failures: ReadonlyArray<string>
+) => fs.writeFileSync(file, `${JSON.stringify({ machine: of, rows, failures }, null, 2)}\n`)

@@ -2,8 +2,10 @@
  * The seams between the steps of an action: a name is passed before and after each change to the host. Nothing happens
  * there unless someone wants to know what the host looks like at that very moment, or to end the service right there.
  */
+import * as fs from "node:fs"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 
 export const Boundary = Context.Reference<(name: string) => Effect.Effect<void>>("dataplane/host/Boundary", {
   defaultValue: () => () => Effect.void
@@ -20,3 +22,33 @@ export const step =
       yield* passed(`${name}:after`)
       return value
     })
+
+const standardError = 2
+
+/** Kills this process with SIGKILL where it passes `name` for the nth time; no finalizer runs, and nothing is flushed. */
+const killAt = (name: string, occurrence: number) => {
+  let left = occurrence
+  return (passed: string): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      if (passed !== name) return Effect.void
+      left -= 1
+      if (left !== 0) return Effect.void
+      process.kill(process.pid, "SIGKILL")
+      return Effect.never
+    })
+}
+
+/**
+ * For those who test what a crash leaves: `DATAPLANE_KILL_AT=snapshot:after#2` ends the service right there, the second
+ * time that it comes by (the first, where no number is given); `DATAPLANE_TRACE_BOUNDARIES=1` writes the name of each
+ * boundary to stderr as `boundary <name>`. Nothing without them.
+ */
+export const layerBoundary = (env: Readonly<Record<string, string | undefined>>): Layer.Layer<never> => {
+  const target = /^(?<name>[A-Za-z-]+:(before|after))(#(?<occurrence>\d{1,6}))?$/u.exec(env["DATAPLANE_KILL_AT"] ?? "")
+  const { name, occurrence = "1" } = target?.groups ?? {}
+  const kill = name === undefined ? () => Effect.void : killAt(name, Number(occurrence))
+  const trace = (passed: string) => Effect.sync(() => fs.writeSync(standardError, `boundary ${passed}\n`))
+  if (env["DATAPLANE_TRACE_BOUNDARIES"] === "1")
+    return Layer.succeed(Boundary, (passed) => Effect.andThen(trace(passed), kill(passed)))
+  return name === undefined ? Layer.empty : Layer.succeed(Boundary, kill)
+}

@@ -66,23 +66,23 @@ const deletion = (id: InstanceId, generation: number): Draft => ({
   exit: null
 })
 
-/** The end of the log in memory, and of each instance that is there the last generation that the log told of. */
+/** The end of the log in memory, and of each instance that is there the last event that the log told. */
 const makeTail = (kept: ReadonlyArray<InstanceEvent>) => {
   const recent: Array<InstanceEvent> = []
-  const generations = new Map<InstanceId, number>()
+  const told = new Map<InstanceId, InstanceEvent>()
   let last = 0
   const follow = (event: InstanceEvent): void => {
     last = event.id
     recent.push(event)
     if (recent.length > recentMax * 2) recent.splice(0, recent.length - recentMax)
-    if (event.type === "instance.deleted") generations.delete(event.instance_id)
-    else generations.set(event.instance_id, event.generation)
+    if (event.type === "instance.deleted") told.delete(event.instance_id)
+    else told.set(event.instance_id, event)
   }
   for (const event of kept) follow(event)
   return {
     follow,
     last: () => last,
-    generations,
+    told,
     /** Undefined where memory does not reach back so far. */
     after: (cursor: number): ReadonlyArray<InstanceEvent> | undefined => {
       const [oldest] = recent
@@ -94,6 +94,14 @@ const makeTail = (kept: ReadonlyArray<InstanceEvent>) => {
 }
 
 type Tail = ReturnType<typeof makeTail>
+
+/** Whether the log ends with something else than what the record says; a new label or name is no event. */
+const isBehind = (told: InstanceEvent | undefined, view: Instance): boolean =>
+  told === undefined ||
+  (told.generation < view.generation &&
+    (told.to !== view.state ||
+      told.transition !== view.transition ||
+      JSON.stringify(told.exit) !== JSON.stringify(view.exit)))
 
 /** The past first, then what came since the subscription, each event once; a gap ends the stream. */
 const read = (
@@ -151,17 +159,23 @@ export const layerEventLog = Layer.effect(
 
     const catchUp = Effect.fnUntraced(function* (views: ReadonlyArray<Instance>) {
       const present = new Set(views.map((view) => view.id))
-      const missed = [...tail.generations].filter(([id]) => !present.has(id))
-      yield* Effect.forEach(missed, ([id, generation]) => append(deletion(id, generation)), { discard: true })
-      const ahead = views.filter((view) => (tail.generations.get(view.id) ?? 0) < view.generation)
-      yield* Effect.forEach(ahead, (view) => append(draft("instance.changed", null, view)), { discard: true })
+      const missed = [...tail.told].filter(([id]) => !present.has(id))
+      yield* Effect.forEach(missed, ([id, { generation }]) => append(deletion(id, generation)), {
+        discard: true
+      })
+      yield* Effect.forEach(
+        views.filter((view) => isBehind(tail.told.get(view.id), view)),
+        (view) =>
+          append({ ...draft("instance.changed", null, view), from: tail.told.get(view.id)?.to ?? null }),
+        { discard: true }
+      )
     })
 
     return EventLog.of({
       transition: (from, to) =>
         sameOutside(from, to) ? Effect.void : append(draft("instance.changed", from, to)),
       created: (view) => append(draft("instance.created", null, view)),
-      removed: (id) => Effect.suspend(() => append(deletion(id, tail.generations.get(id) ?? 0))),
+      removed: (id) => Effect.suspend(() => append(deletion(id, tail.told.get(id)?.generation ?? 0))),
       catchUp,
       read: (after) => read(segments, tail, hub, after)
     })

@@ -17,6 +17,7 @@ import {
   VolumeNotFound
 } from "../domain/problems.ts"
 import type { FileFault } from "../host/Fault.ts"
+import { step } from "../host/Boundary.ts"
 import { HostMemory } from "../host/Memory.ts"
 import { Images } from "../image/Images.ts"
 import { Network } from "../network/Network.ts"
@@ -123,7 +124,8 @@ const record = Effect.fnUntraced(function* (made: Record) {
   const network = yield* Network
   const { id } = made.spec
   yield* store.prepare(id).pipe(
-    Effect.andThen(store.save(made)),
+    step("prepare"),
+    Effect.andThen(store.save(made).pipe(step("persist-Launching"))),
     Effect.tapError(() => Effect.andThen(network.release(id), Effect.ignore(store.remove(id)))),
     Effect.mapError(cannotRecord)
   )

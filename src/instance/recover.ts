@@ -186,7 +186,10 @@ const adoptLeases = Effect.fnUntraced(function* (records: ReadonlyArray<Record>)
   return live
 })
 
-/** Run directories, and snapshots of guests that run on, that no state owns. */
+/** What `Files.write` and the overlay leave where they are cut off; nobody reads it. */
+const unfinished = /\.tmp(-\d+)?$/u
+
+/** Run directories, unfinished files, and snapshots of guests that run on, that no state owns. */
 const removeFiles = Effect.fnUntraced(function* (
   records: ReadonlyArray<Record>,
   leftovers: ReadonlyArray<InstanceId>
@@ -200,6 +203,16 @@ const removeFiles = Effect.fnUntraced(function* (
   )
   const runs = (yield* files.list(paths.run)).filter((name) => !running.has(name))
   yield* Effect.forEach(runs, (name) => files.remove(path.join(paths.run, name)), { discard: true })
+  yield* Effect.forEach(
+    records,
+    ({ spec }) =>
+      Effect.gen(function* () {
+        const { directory } = paths.instance(spec.id)
+        const names = (yield* files.list(directory)).filter((name) => unfinished.test(name))
+        yield* Effect.forEach(names, (name) => files.remove(path.join(directory, name)), { discard: true })
+      }),
+    { concurrency: probeConcurrency, discard: true }
+  )
   const snapshotless = records.filter(
     ({ lifecycle: { state } }) => vmmOf(state) !== null && !("snapshot" in state)
   )

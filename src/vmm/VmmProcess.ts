@@ -116,8 +116,24 @@ const ended = (operation: string, exit: ProcessExit, said: string) =>
 
 interface Child {
   readonly identity: ProcessIdentity
+  readonly process: ChildProcess
   readonly exit: Deferred.Deferred<ProcessExit>
+  /** Who waits for its end. Without any, the service may end before it does. */
+  waiting: number
 }
+
+/** The end of a child; the event loop stays for it as long as somebody waits. */
+const childExit = (child: Child): Effect.Effect<ProcessExit> =>
+  Effect.acquireUseRelease(
+    Effect.sync(() => {
+      if (child.waiting++ === 0) child.process.ref()
+    }),
+    () => Deferred.await(child.exit),
+    () =>
+      Effect.sync(() => {
+        if (--child.waiting === 0) child.process.unref()
+      })
+  )
 
 const sleep = (ms: number) => Effect.sleep(ms)
 
@@ -246,7 +262,7 @@ const start = Effect.fnUntraced(function* (children: Map<number, Child>, plan: L
   }
   if (children.size >= endedKept)
     for (const [old, { exit: done }] of children) if (Deferred.isDoneUnsafe(done)) children.delete(old)
-  children.set(identity.value.pid, { identity: identity.value, exit })
+  children.set(identity.value.pid, { identity: identity.value, process: child, exit, waiting: 0 })
   return identity.value
 }, Effect.scoped)
 
@@ -311,7 +327,7 @@ export const vmmProcessesLayer: Layer.Layer<VmmProcesses | VmmLauncher, never, P
       Effect.suspend(() => {
         const child = children.get(vmm.process.pid)
         return child !== undefined && isSame(child.identity, vmm.process)
-          ? Deferred.await(child.exit)
+          ? childExit(child)
           : adoptedExit(vmm)
       })
     return Context.make(VmmProcesses, {

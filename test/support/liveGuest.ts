@@ -182,14 +182,19 @@ export const untilTransition = (service: Service, id: string, transition: Transi
     Stream.runHead
   )
 
-/** The image, once it is ready. Dies where it fails. */
-export const untilImage = (service: Service, id: ImageId) =>
+/** The image, once it is ready or has failed. */
+export const untilSettled = (service: Service, id: ImageId) =>
   service.client.images.get({ params: { id } }).pipe(
     Effect.repeat({
       schedule: Schedule.spaced(lookAgainEveryMs),
       times: looksAtMost,
       until: ({ status }) => status === "ready" || status === "failed"
-    }),
+    })
+  )
+
+/** The image, once it is ready. Dies where it fails. */
+export const untilImage = (service: Service, id: ImageId) =>
+  untilSettled(service, id).pipe(
     Effect.filterOrElse(
       ({ status }) => status === "ready",
       ({ status, error }) => Effect.die(new Error(`image ${id} is ${status}: ${error}`))

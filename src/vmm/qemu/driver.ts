@@ -21,7 +21,6 @@ import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type { ProcessIdentity } from "../../domain/Process.ts"
 import type { SnapshotFile } from "../../domain/Snapshot.ts"
-import type { SnapshotFile } from "../../domain/Snapshot.ts"
 import { Files } from "../../host/Files.ts"
 import { Settings } from "../../host/Settings.ts"
 import {
@@ -61,7 +60,7 @@ import {
 import { memoryMb, resizeMemory } from "./memory.ts"
 import { connect, type Qmp } from "./Qmp.ts"
 import { load, snapshot } from "./snapshot.ts"
-import { portsOf, readStateFile, stateName } from "./stateFile.ts"
+import { portsOf, readStateFile, sizeOf, stateName } from "./stateFile.ts"
 
 /** 50 to 300 ms on a quiet host; 150 disks and a busy one take seconds. */
 const spawnBoundMs = 30_000
@@ -167,6 +166,8 @@ const spawn = (host: Host) => (config: VmConfig) =>
 const spawnRestoring = (host: Host) =>
   Effect.fnUntraced(function* (config: VmConfig, directory: string, files: ReadonlyArray<SnapshotFile>) {
     const state = yield* readStateFile(directory)
+    if (files.length !== 1 || files[0]?.name !== stateName || files[0].bytes !== sizeOf(state))
+      return yield* fault("restore", "the snapshot's state is not the file that was written")
     if (state.head.machine !== host.qemu.machine)
       return yield* fault(
         "restore",

@@ -17,7 +17,6 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type { SnapshotFile } from "../../domain/Snapshot.ts"
-import type { SnapshotFile } from "../../domain/Snapshot.ts"
 import type { Files } from "../../host/Files.ts"
 import { VmmFault } from "../Vmm.ts"
 import { migrationSocket, type QemuHost } from "./args.ts"
@@ -35,6 +34,7 @@ const bandwidthMax = 1_000_000_000_000
 /** Devices, disk caches and page headers beside the memory itself. */
 const spaceMarginBytes = 64 * 1024 * 1024
 const writeBatchBytes = 1024 * 1024
+const syncBytes = 16 * 1024 * 1024
 const readChunkBytes = 1024 * 1024
 const fileMode = 0o600
 
@@ -133,13 +133,21 @@ const receive = async (
 ): Promise<number> => {
   let batch: Array<Buffer> = []
   let [batched, written] = [0, 0]
+  let [unsynced, syncing]: [number, Promise<void> | undefined] = [0, undefined]
   let writing: Promise<void> = Promise.resolve()
   const flush = async () => {
     await writing
+    // Begun early, the disk works while QEMU still sends; what it has not done by then is the last sync's.
+    if (unsynced >= syncBytes && syncing === undefined) {
+      unsynced = 0
+      syncing = handle.datasync().finally(() => (syncing = undefined))
+      syncing.catch(() => undefined)
+    }
     writing = writeAt(handle, batch, offset + written)
     // Seen at the next flush, which may come late.
     writing.catch(() => undefined)
     written += batched
+    unsynced += batched
     batch = []
     batched = 0
   }
@@ -153,6 +161,7 @@ const receive = async (
   }
   await flush()
   await writing
+  await syncing
   return written
 }
 
@@ -184,7 +193,6 @@ const cancel = (qmp: Qmp) =>
 
 const transfer = Effect.fnUntraced(function* (qmp: Qmp, socketPath: string, file: string, head: Buffer) {
   const progress: Progress = { bytes: 0 }
-  const hash = stateHash().update(head)
   const handle = yield* createState(file)
   const write = (body: () => Promise<unknown>) =>
     Effect.tryPromise({
@@ -216,9 +224,8 @@ const transfer = Effect.fnUntraced(function* (qmp: Qmp, socketPath: string, file
     Effect.raceFirst(stalled("snapshot", progress))
   )
   const tail = tailOf(bytes)
-  const tail = tailOf(streamBytes)
   yield* write(async () => {
-    await handle.write(tail, 0, tail.length, head.length + bytes)
+    await writeAt(handle, [tail], head.length + bytes)
     await handle.sync()
   })
   const written: SnapshotFile = {
@@ -261,7 +268,6 @@ export const snapshot = (
     yield* files
       .sync(directory)
       .pipe(Effect.mapError((cause) => fault("snapshot", "the snapshot's directory cannot be synced", cause)))
-    return [written]
     return [written]
   }).pipe(Effect.catchTag("QmpFault", (cause) => Effect.fail(asVmmFault("snapshot")(cause))))
 

@@ -65,6 +65,9 @@ export interface StateFile {
   readonly bytes: number
 }
 
+/** How long the whole file is. */
+export const sizeOf = (state: StateFile): number => state.offset + state.bytes + tailBytes
+
 const readAt = async (handle: fs.FileHandle, position: number, length: number): Promise<Buffer> => {
   const { buffer, bytesRead } = await handle.read(Buffer.alloc(length), 0, length, position)
   return buffer.subarray(0, bytesRead)
