@@ -6,6 +6,7 @@
  *   list       GET /instances at a bounded rate, beside a bare node:http server that answers the same bytes
  */
 import * as Effect from "effect/Effect"
+import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import { CreateInstance } from "../../src/domain/Instance.ts"
 import { importImage } from "../../test/support/guests.ts"
@@ -25,6 +26,8 @@ export interface ScaleOptions {
 const adoptionAimMs = 2_000
 const instanceAimKib = 40
 const listAimMs = 20
+const idlePollMs = 500
+const idlePolls = 120
 /** Enough to keep the disk busy. */
 const createConcurrency = 16
 const program = new URL("./listClient.ts", import.meta.url).pathname
@@ -92,8 +95,20 @@ interface Memory {
   readonly heapUsed: number
 }
 
+/** Idle: every guest has answered, its clock is set, and nothing is left to be written. */
+const untilIdle = (service: Service) =>
+  service.client.instances.list({ query: {} }).pipe(
+    Effect.repeat({
+      schedule: Schedule.spaced(idlePollMs),
+      times: idlePolls,
+      until: (all) => all.every((it) => it.ready && it.transition === null)
+    }),
+    Effect.andThen(Effect.sleep(idlePollMs))
+  )
+
 const memoryOf = (service: Service) =>
   Effect.gen(function* () {
+    yield* untilIdle(service)
     const from = service.log.length
     const later = service.logged(
       (line) => line["event"] === "bench.memory" && service.log.indexOf(line) >= from

@@ -107,7 +107,7 @@ const strike = async (victim: Victim, dataDir: string, survey: Survey): Promise<
   const views = await victim.list()
   const answers = await Promise.all(views.map(({ id }) => victim.request("DELETE", `/instances/${id}`)))
   const refused = answers.filter(({ status }) => status !== 204).map((it) => `DELETE: ${JSON.stringify(it)}`)
-  const left = checkLeftovers(dataDir, [], await survey(dataDir))
+  const left = checkLeftovers(dataDir, victim.pid, [], await survey(dataDir))
   const how = await victim.signal("SIGTERM")
   return [
     ...refused,

@@ -19,10 +19,13 @@ const unique = (values: ReadonlyArray<string>): boolean => new Set(values).size 
 /** Nothing on the host without an instance that owns it, nothing missing that an instance needs. */
 export const checkLeftovers = (
   dataDir: string,
+  pid: number,
   views: ReadonlyArray<Instance>,
   ground: Ground
 ): ReadonlyArray<string> => {
   const files = surveyFiles(dataDir)
+  // What the service that is alive writes just now is not left over.
+  const unfinished = files.temporary.filter((name) => !name.endsWith(`.tmp-${pid}`))
   const ids = views.map((view): string => view.id)
   const up = views.filter(hasVmm)
   const want = (holds: boolean, problem: string) => (holds ? [] : [problem])
@@ -44,7 +47,7 @@ export const checkLeftovers = (
       same(files.snapshots.map((it) => it.id), standby) && files.snapshots.every((it) => it.complete),
       `snapshots: ${JSON.stringify(files.snapshots)}`
     ),
-    ...want(files.temporary.length === 0, `unfinished files: ${files.temporary.join(", ")}`),
+    ...want(unfinished.length === 0, `unfinished files: ${unfinished.join(", ")}`),
     ...want(unique(views.flatMap((view) => view.network.ip ?? [])), "two instances share an address"),
     ...want(
       views.every((view) => view.has_snapshot === (view.state === "Standby")),
@@ -119,7 +122,7 @@ export const check = async (
     const problems = [
       ...checkTarget(scenario, before, views, ground),
       ...checkNeighbours(before, views, ground),
-      ...checkLeftovers(dataDir, views, ground)
+      ...checkLeftovers(dataDir, victim.pid, views, ground)
     ]
     const settled = await victim.list()
     const moved = settled.some(

@@ -47,7 +47,8 @@ export const simulatedTheatre = async (directory: string): Promise<Theatre> => {
     HOST: "127.0.0.1",
     PORT: "0",
     LOG_FORMAT: "json",
-    IMAGE_SOURCE: "registry"
+    IMAGE_SOURCE: "registry",
+    NODE_COMPILE_CACHE: path.join(directory, "compiled")
   }
   return {
     command,

@@ -58,8 +58,9 @@ export interface Cell {
 
 const post = (cell: Cell, event: Event): void => void cell.mailbox.offer({ _tag: "Event", event })
 
-/** Shows the record as it is now. */
+/** Shows the record as it is now; of an instance that is gone there is nothing to be shown. */
 export const publish = (cell: Cell): Effect.Effect<void> => {
+  if (cell.record.lifecycle.state._tag === "Gone") return Effect.void
   const from = cell.view
   cell.view = project(cell.record, { ready: cell.ready, memoryMb: cell.memoryMb }, cell.subnet)
   return cell.published(cell.view, from)

@@ -19,7 +19,7 @@ import { Images } from "../image/Images.ts"
 import { reportDefects } from "../telemetry/defects.ts"
 import { holdsMemory } from "./admission.ts"
 import { notFound, patchAnswer, verbAnswer } from "./answers.ts"
-import { admit, create } from "./create.ts"
+import { admit, create, mustBeFit } from "./create.ts"
 import { EventLog } from "./EventLog.ts"
 import { Instances, type LogRequest, type LogSource, type VerbOptions, type WaitFor } from "./Instances.ts"
 import type { Command } from "./Lifecycle.ts"
@@ -54,8 +54,10 @@ const actorOf = Effect.fnUntraced(function* (id: InstanceId) {
 
 const send = Effect.fnUntraced(function* (id: InstanceId, verb: Verb, options: VerbOptions) {
   const actor = yield* actorOf(id)
-  if ((verb === "start" || verb === "restore") && !holdsMemory(actor.view()))
+  if ((verb === "start" || verb === "restore") && !holdsMemory(actor.view())) {
+    yield* mustBeFit
     yield* admit(actor.view().memory_mb, id)
+  }
   const reply = yield* actor.send(commandOf(verb, options, yield* Clock.currentTimeMillis))
   yield* verbAnswer(id, verb, reply)
   return actor.view()

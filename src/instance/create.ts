@@ -73,11 +73,15 @@ const cannotRecord = (fault: FileFault) =>
     detail: `The instance cannot be recorded (${fault.code}). Make room on the host's disk and try again.`
   })
 
+/** Fails on a host that can start no VM, with what it lacks. */
+export const mustBeFit = Effect.flatMap(Fitness, (unfit) =>
+  unfit === null ? Effect.void : Effect.fail(new HostUnfit({ detail: unfit }))
+)
+
 /** What makes a request impossible before anything is touched. */
 const check = Effect.fnUntraced(function* (request: CreateInstance, image: BootImage) {
   const vmm = yield* Vmm
-  const unfit = yield* Fitness
-  if (unfit !== null) return yield* new HostUnfit({ detail: unfit })
+  yield* mustBeFit
   if (request.vmm !== undefined && request.vmm !== vmm.kind)
     return yield* new Unprocessable({
       detail: `This host runs ${vmm.kind}; ${request.vmm} is not available on it.`

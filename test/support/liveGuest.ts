@@ -106,7 +106,7 @@ const eventStream = (service: Service, path: string, after: number | undefined) 
     Stream.splitLines,
     Stream.filter((line) => /^(id|data): /u.test(line)),
     Stream.grouped(2),
-    Stream.map(([id = "", data = ""]) => ({
+    Stream.map(([id, data = ""]) => ({
       id: Number(id.slice("id: ".length)),
       data: data.slice("data: ".length)
     }))
@@ -127,7 +127,7 @@ export const logLines = (service: Service, id: string, options: LogOptions = {})
     ...(options.follow === undefined ? {} : { follow: `${options.follow}` }),
     ...(options.tail === undefined ? {} : { tail: `${options.tail}` })
   })
-  return eventStream(service, `/instances/${id}/logs?${query}`, options.after).pipe(
+  return eventStream(service, `/instances/${id}/logs?${query.toString()}`, options.after).pipe(
     Stream.map((event) => ({ cursor: event.id, ...decodeEntry(event.data) })),
     Stream.orDie
   )
@@ -211,13 +211,15 @@ export const untilReady = (service: Service, instance: Pick<Instance, "id">) =>
     query: { ready: true, timeout_ms: lineMaxMs }
   })
 
-const Json = Schema.fromJsonString(Schema.Unknown)
+const decodeJson = Schema.decodeEffect(Schema.fromJsonString(Schema.Unknown))
 const Problem = Schema.Struct({
   type: Schema.String,
   title: Schema.String,
   status: Schema.Int,
   detail: Schema.String
 })
+
+const decodeProblem = Schema.decodeUnknownEffect(Problem)
 
 /** A request as any client would send it; `body` is sent as it is where it is text, and as JSON otherwise. */
 export const ask = (
@@ -249,8 +251,8 @@ export const refused = (
   Effect.gen(function* () {
     const answer = yield* ask(service, method, path, body)
     assert.strictEqual(answer.headers["content-type"], "application/problem+json", answer.text)
-    const members = Schema.decodeUnknownSync(Json)(answer.text)
-    const problem = Schema.decodeUnknownSync(Problem)(members)
+    const members = yield* decodeJson(answer.text)
+    const problem = yield* decodeProblem(members)
     assert.strictEqual(problem.status, answer.status)
     assert.match(problem.detail, /^[^\n]{10,600}[.:?]?$/u)
     for (const secret of [service.dataDir, service.runDirectory, "node_modules", "    at "])

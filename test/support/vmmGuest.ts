@@ -104,9 +104,12 @@ export const tell = (agentSocket: string, line: string): Effect.Effect<void> =>
 export const consoleText = (consolePath: string): string =>
   fs.existsSync(consolePath) ? fs.readFileSync(consolePath, "latin1") : ""
 
-/** Numbers that the guest has counted, in the order of the console. */
+/**
+ * Numbers that the guest has counted, in the order of the console. A terminal takes a line and its end apart, so that
+ * another process's line may come in between; the number is whole once anything follows it.
+ */
 export const ticks = (text: string): ReadonlyArray<number> =>
-  [...text.matchAll(/^tick (\d+)\r?$/gm)].map((it) => Number(it[1]))
+  [...text.matchAll(/tick (\d+)(?=\D)/g)].map((it) => Number(it[1]))
 
 export const times = (text: string, part: string): number => text.split(part).length - 1
 

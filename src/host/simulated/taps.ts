@@ -11,10 +11,10 @@ export const putTap = (world: World, tap: TapRecord): void => {
   world.storage.put(storageKey(tap.name), () => JSON.stringify({ tap }))
 }
 
-/** Takes the rules of a TAP away, or gives them to it; ignored where there is no such TAP. */
+/** Takes the rules of a TAP away, or gives them to it; ignored where there is no such TAP, or where it is so already. */
 export const pinTap = (world: World, name: InterfaceName, pinned: boolean): void => {
   const tap = world.taps.get(name)
-  if (tap !== undefined) putTap(world, { ...tap, pinned })
+  if (tap !== undefined && tap.pinned !== pinned) putTap(world, { ...tap, pinned })
 }
 
 /** A TAP is gone, whoever held it. */

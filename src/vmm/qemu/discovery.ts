@@ -72,7 +72,11 @@ export const discover = Effect.fnUntraced(function* (program: string, accel: "au
   if (machine === undefined)
     return yield* refused(`${program} has no q35 machine; qemu-system-x86_64 is needed`)
   const chosen = accelerator(accel, kvm)
-  if (chosen === "kvm" && (kvm._tag === "NoDevice" || kvm._tag === "NoAccess"))
+  if (chosen === "kvm" && kvm._tag === "NoVirtualization")
+    return yield* refused(
+      "QEMU_ACCEL is kvm, but this host's CPU has neither vmx nor svm; set QEMU_ACCEL to auto or tcg"
+    )
+  if (chosen === "kvm" && kvm._tag !== "Usable")
     return yield* refused("QEMU_ACCEL is kvm, but /dev/kvm does not open on this host")
   const host: QemuHost = {
     program,

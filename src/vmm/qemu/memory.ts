@@ -39,7 +39,7 @@ const fault = (reason: string) => new VmmFault({ operation: "resize", reason, ca
 /** Bytes of virtio-mem that the guest holds; none where this VM has no such device. */
 const grownBytes = (qmp: Qmp) =>
   qmp.execute("qom-get", { path: devicePath, property: "size" }, Schema.Int).pipe(
-    Effect.map(Option.some),
+    Effect.asSome,
     Effect.catchIf(
       (refusal) => refusal.errorClass === "DeviceNotFound",
       () => Effect.succeed(Option.none<number>())

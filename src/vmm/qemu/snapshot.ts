@@ -133,16 +133,19 @@ const receive = async (
 ): Promise<number> => {
   let batch: Array<Buffer> = []
   let [batched, written] = [0, 0]
-  let [unsynced, syncing]: [number, Promise<void> | undefined] = [0, undefined]
-  let writing: Promise<void> = Promise.resolve()
+  let [writing, syncing] = [Promise.resolve(), Promise.resolve()]
+  let [unsynced, busy] = [0, false]
+  /** Begun early, the disk works while QEMU still sends. A failure is told once by the kernel, so it is kept. */
+  const sync = () => {
+    if (unsynced < syncBytes || busy) return
+    unsynced = 0
+    busy = true
+    syncing = syncing.then(() => handle.datasync()).finally(() => (busy = false))
+    syncing.catch(() => undefined)
+  }
   const flush = async () => {
     await writing
-    // Begun early, the disk works while QEMU still sends; what it has not done by then is the last sync's.
-    if (unsynced >= syncBytes && syncing === undefined) {
-      unsynced = 0
-      syncing = handle.datasync().finally(() => (syncing = undefined))
-      syncing.catch(() => undefined)
-    }
+    sync()
     writing = writeAt(handle, batch, offset + written)
     // Seen at the next flush, which may come late.
     writing.catch(() => undefined)

@@ -41,7 +41,7 @@ const Device = Schema.fromJsonString(
   ])
 )
 const devices = (argv: ReadonlyArray<string>) =>
-  values(argv, "-device").map((text) => Schema.decodeUnknownSync(Device)(text))
+  values(argv, "-device").map((text) => Schema.decodeSync(Device)(text))
 
 /** QEMU's own reading of `key=value,...`: a comma that is written twice is one of the value. */
 const keyValues = (text: string): ReadonlyMap<string, string> =>
