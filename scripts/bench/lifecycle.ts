@@ -325,7 +325,8 @@ const tellSteps = (service: Service) => {
   for (const { event, at, name, path: target, from, to, time } of service.log) {
     const when = typeof at === "number" ? at : Date.parse(String(time))
     if (!["bench.step", "instance.transition", "http.request"].includes(String(event))) continue
-    const what = event === "bench.step" ? name : event === "http.request" ? target : `${from} -> ${to}`
+    const what =
+      event === "bench.step" ? name : event === "http.request" ? target : `${String(from)} -> ${String(to)}`
     process.stdout.write(`${(when - last).toFixed(1).padStart(9)}  ${String(event)} ${String(what)}\n`)
     last = when
   }

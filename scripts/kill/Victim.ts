@@ -100,7 +100,8 @@ export const startVictim = async (
   const ended = new Promise<NodeJS.Signals | number>((resolve) =>
     child.once("exit", (code, signal) => resolve(signal ?? code ?? 0))
   )
-  const words = () => [...spoken.slice(-lastLines), fs.readFileSync(errorFile, "utf8").slice(-2_000)].join("\n")
+  const words = () =>
+    [...spoken.slice(-lastLines), fs.readFileSync(errorFile, "utf8").slice(-2_000)].join("\n")
   const started = new Promise<number>((resolve) => {
     const { stdout } = child
     if (stdout === null) return
@@ -111,7 +112,9 @@ export const startVictim = async (
       if (port?.[1] !== undefined) resolve(Number(port[1]))
     })
   })
-  const gone = ended.then((how) => Promise.reject(new ServiceFailed(`the service ended (${how}):\n${words()}`)))
+  const gone = ended.then((how) =>
+    Promise.reject(new ServiceFailed(`the service ended (${how}):\n${words()}`))
+  )
   const port = await within(startTimeoutMs, Promise.race([started, gone]), () => `the start:\n${words()}`)
   const request = (method: string, route: string, body?: string | Uint8Array) =>
     stage.door(port, method, route, body)

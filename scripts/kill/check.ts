@@ -40,11 +40,17 @@ export const checkLeftovers = (
     ...want(same(ground.taps, taps), `TAPs: ${ground.taps.join(", ")}; the instances say ${taps.join(", ")}`),
     ...want(same(files.instances, ids), `instance directories: ${files.instances.join(", ")}`),
     ...want(
-      same(files.runDirectories, up.map((view) => view.id)),
+      same(
+        files.runDirectories,
+        up.map((view) => view.id)
+      ),
       `run directories: ${files.runDirectories.join(", ")}`
     ),
     ...want(
-      same(files.snapshots.map((it) => it.id), standby) && files.snapshots.every((it) => it.complete),
+      same(
+        files.snapshots.map((it) => it.id),
+        standby
+      ) && files.snapshots.every((it) => it.complete),
       `snapshots: ${JSON.stringify(files.snapshots)}`
     ),
     ...want(unfinished.length === 0, `unfinished files: ${unfinished.join(", ")}`),
@@ -88,7 +94,8 @@ const checkTarget = (
   const want = (holds: boolean, problem: string) => (holds ? [] : [problem])
   const ranBefore = vmmOf(before.ground, target)?.ranMs ?? null
   const ranNow = vmmOf(ground, target)?.ranMs ?? null
-  const kept = was?.started_at === is?.started_at && (ranBefore === null || ranNow === null || ranNow >= ranBefore)
+  const kept =
+    was?.started_at === is?.started_at && (ranBefore === null || ranNow === null || ranNow >= ranBefore)
   return [
     ...want(
       state === scenario.from || state === scenario.to,

@@ -26,7 +26,9 @@ export interface Ground {
 
 export type Survey = (dataDir: string) => Promise<Ground>
 
-const decodeProcess = Schema.decodeUnknownOption(Schema.fromJsonString(Schema.Struct({ process: ProcessRecord })))
+const decodeProcess = Schema.decodeUnknownOption(
+  Schema.fromJsonString(Schema.Struct({ process: ProcessRecord }))
+)
 const decodeTap = Schema.decodeUnknownOption(Schema.fromJsonString(Schema.Struct({ tap: TapRecord })))
 
 /** A guest that runs since the same moment with the same memory before it was neither paused nor booted since. */
@@ -44,7 +46,12 @@ export const surveySimulated: Survey = (dataDir) => {
   return Promise.resolve({
     vmms: texts
       .flatMap((text) => Option.toArray(decodeProcess(text)))
-      .map(({ process: it }) => ({ id: it.id, pid: it.identity.pid, run: runOf(it), ranMs: ranMs(it.guest, Date.now()) })),
+      .map(({ process: it }) => ({
+        id: it.id,
+        pid: it.identity.pid,
+        run: runOf(it),
+        ranMs: ranMs(it.guest, Date.now())
+      })),
     taps: texts.flatMap((text) => Option.toArray(decodeTap(text))).map(({ tap }) => tap.name)
   })
 }

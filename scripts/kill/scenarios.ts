@@ -83,7 +83,14 @@ export const scenarios: ReadonlyArray<Scenario> = [
     to: "Created",
     keepsGuest: false
   },
-  { name: "start", prepare: after("stop"), act: ask("start"), from: "Stopped", to: "Running", keepsGuest: false },
+  {
+    name: "start",
+    prepare: after("stop"),
+    act: ask("start"),
+    from: "Stopped",
+    to: "Running",
+    keepsGuest: false
+  },
   {
     name: "start after shutdown",
     prepare: after("shutdown"),
@@ -93,7 +100,14 @@ export const scenarios: ReadonlyArray<Scenario> = [
     keepsGuest: false
   },
   { name: "pause", prepare: after(), act: ask("pause"), from: "Running", to: "Paused", keepsGuest: true },
-  { name: "resume", prepare: after("pause"), act: ask("resume"), from: "Paused", to: "Running", keepsGuest: true },
+  {
+    name: "resume",
+    prepare: after("pause"),
+    act: ask("resume"),
+    from: "Paused",
+    to: "Running",
+    keepsGuest: true
+  },
   {
     name: "shutdown",
     prepare: after(),
@@ -111,7 +125,14 @@ export const scenarios: ReadonlyArray<Scenario> = [
     to: "Stopped",
     keepsGuest: false
   },
-  { name: "standby", prepare: after(), act: ask("standby"), from: "Running", to: "Standby", keepsGuest: true },
+  {
+    name: "standby",
+    prepare: after(),
+    act: ask("standby"),
+    from: "Running",
+    to: "Standby",
+    keepsGuest: true
+  },
   {
     name: "restore",
     prepare: after("standby"),
@@ -133,9 +154,9 @@ export const scenarios: ReadonlyArray<Scenario> = [
   },
   {
     name: "restart by policy",
-    prepare: (victim, guest) =>
-      create(victim, guest, target, { restart_policy: "always", ...guest.failing }),
-    act: (victim) => until(victim, (view) => view.restarts > 0 && view.state === "Running" && view.transition === null),
+    prepare: (victim, guest) => create(victim, guest, target, { restart_policy: "always", ...guest.failing }),
+    act: (victim) =>
+      until(victim, (view) => view.restarts > 0 && view.state === "Running" && view.transition === null),
     from: "Running",
     to: "Running",
     keepsGuest: false

@@ -54,7 +54,11 @@ export const simulatedTheatre = async (directory: string): Promise<Theatre> => {
     command,
     env,
     template: await makeTemplate(command, env, directory),
-    guest: { image, idle: {}, failing: { env: { SIMULATED_EXIT_AFTER_MS: "1500", SIMULATED_EXIT_CODE: "1" } } },
+    guest: {
+      image,
+      idle: {},
+      failing: { env: { SIMULATED_EXIT_AFTER_MS: "1500", SIMULATED_EXIT_CODE: "1" } }
+    },
     survey: surveySimulated,
     stage: () => Promise.resolve([here, () => Promise.resolve()])
   }

@@ -2,14 +2,19 @@
 import type { Verdict } from "./Matrix.ts"
 
 const row = (cells: ReadonlyArray<string>, widths: ReadonlyArray<number>): string =>
-  cells.map((cell, at) => cell.padEnd(widths[at] ?? 0)).join("  ").trimEnd()
+  cells
+    .map((cell, at) => cell.padEnd(widths[at] ?? 0))
+    .join("  ")
+    .trimEnd()
 
 const table = (rows: ReadonlyArray<ReadonlyArray<string>>): string => {
   const widths = (rows[0] ?? []).map((_, at) => Math.max(...rows.map((cells) => cells[at]?.length ?? 0)))
   const [head = [], ...others] = rows
-  return [row(head, widths), widths.map((width) => "-".repeat(width)).join("  "), ...others.map((it) => row(it, widths))].join(
-    "\n"
-  )
+  return [
+    row(head, widths),
+    widths.map((width) => "-".repeat(width)).join("  "),
+    ...others.map((it) => row(it, widths))
+  ].join("\n")
 }
 
 const median = (sorted: ReadonlyArray<number>): number => sorted[Math.floor(sorted.length / 2)] ?? 0
@@ -47,7 +52,12 @@ export const printTimes = (verdicts: ReadonlyArray<Verdict>): string => {
   const names = [...new Set(verdicts.map((it) => it.scenario.name))]
   return table([
     ["verb", "kills", "finished", "undone", "broken", "min ms", "median ms", "max ms"],
-    ...names.map((name) => line(name, verdicts.filter((it) => it.scenario.name === name))),
+    ...names.map((name) =>
+      line(
+        name,
+        verdicts.filter((it) => it.scenario.name === name)
+      )
+    ),
     line("all", verdicts)
   ])
 }

@@ -44,7 +44,9 @@ const killAt = (name: string, occurrence: number) => {
  * boundary to stderr as `boundary <name>`. Nothing without them.
  */
 export const layerBoundary = (env: Readonly<Record<string, string | undefined>>): Layer.Layer<never> => {
-  const target = /^(?<name>[A-Za-z-]+:(before|after))(#(?<occurrence>\d{1,6}))?$/u.exec(env["DATAPLANE_KILL_AT"] ?? "")
+  const target = /^(?<name>[A-Za-z-]+:(before|after))(#(?<occurrence>\d{1,6}))?$/u.exec(
+    env["DATAPLANE_KILL_AT"] ?? ""
+  )
   const { name, occurrence = "1" } = target?.groups ?? {}
   const kill = name === undefined ? () => Effect.void : killAt(name, Number(occurrence))
   const trace = (passed: string) => Effect.sync(() => fs.writeSync(standardError, `boundary ${passed}\n`))

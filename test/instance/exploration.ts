@@ -178,8 +178,7 @@ export const wayTo = (edges: ReadonlyArray<Edge>, target: Edge): ReadonlyMap<str
   const way = new Map([[target.from, target.input]])
   for (let before = 0; before < way.size;) {
     before = way.size
-    for (const { from, input, answer } of edges)
-      if (!way.has(from) && way.has(answer)) way.set(from, input)
+    for (const { from, input, answer } of edges) if (!way.has(from) && way.has(answer)) way.set(from, input)
   }
   return way
 }

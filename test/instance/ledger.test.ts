@@ -40,9 +40,13 @@ const problems = ({ host, lifecycle, disturbed }: Walk): ReadonlyArray<string> =
     want(host.snapshots.size === 1, "a snapshot that nobody owns")
     want(host.lease, "Standby without its lease")
   }
-  if (state._tag === "Stopped") want(host.snapshots.size === 0 && host.lease, "Stopped with a snapshot, or without lease")
+  if (state._tag === "Stopped")
+    want(host.snapshots.size === 0 && host.lease, "Stopped with a snapshot, or without lease")
   if (state._tag === "Gone")
-    want(!host.lease && !host.record && host.snapshots.size === 0, "something is left of an instance that is gone")
+    want(
+      !host.lease && !host.record && host.snapshots.size === 0,
+      "something is left of an instance that is gone"
+    )
   return found
 }
 

@@ -83,7 +83,11 @@ const atRest = (it: Model, ask: Ask): Answer => {
   const state = shown(it)
   switch (ask) {
     case "start":
-      return state === "Running" ? "ignored" : state === "Paused" || state === "Standby" ? "denied" : "accepted"
+      return state === "Running"
+        ? "ignored"
+        : state === "Paused" || state === "Standby"
+          ? "denied"
+          : "accepted"
     case "pause":
       return state === "Running" ? "accepted" : state === "Paused" ? "ignored" : "denied"
     case "resume":
@@ -152,7 +156,13 @@ const stop = (it: Model, discards: boolean): void => {
     return
   }
   // The way back into the snapshot, unless that is given up.
-  if (it.frozen && !discards && (it.busy === "restore" && (!it.leaving || it.undoing) && !(it.leaving && !it.undoing))) {
+  if (
+    it.frozen &&
+    !discards &&
+    it.busy === "restore" &&
+    (!it.leaving || it.undoing) &&
+    !(it.leaving && !it.undoing)
+  ) {
     Object.assign(it, { leaving: true, undoing: true, next: true, vmm: false, busy: "restore" })
     return
   }

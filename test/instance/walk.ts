@@ -90,8 +90,7 @@ const feed = (walk: Walk, name: string, input: Input, durable = true): Decision 
   walk.story.push(`${label(lifecycle.state)} + ${name}${durable ? "" : " (not recorded)"}`)
   if (decision._tag !== "Accepted") return decision
   if (!durable && mustBeDurable(decision.next.state)) {
-    if (input._tag === "Done" || input._tag === "Spawned")
-      return feed(walk, "failed", asFailure(lifecycle))
+    if (input._tag === "Done" || input._tag === "Spawned") return feed(walk, "failed", asFailure(lifecycle))
     return decision
   }
   walk.lifecycle = decision.next
@@ -247,7 +246,8 @@ export const stroll = (walk: Walk): void => {
   else if (dice < 1 - 3 * walk.unrest) work1(walk, durable)
   else if (dice < 1 - 2 * walk.unrest) fail(walk, walk.done === 0)
   else if (dice < 1 - walk.unrest) guestEnds(walk, random.below(3))
-  else restart(walk, random.next() < 0.3 ? "actor" : "service", random.next() < 0.5 ? random.pick(found) : null)
+  else
+    restart(walk, random.next() < 0.3 ? "actor" : "service", random.next() < 0.5 ? random.pick(found) : null)
 }
 
 /** Makes this very input come, where the host can bring it about. */

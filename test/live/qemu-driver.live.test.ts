@@ -321,7 +321,7 @@ const snapshotAndRestore = Effect.gen(function* () {
 const manyLayers = Effect.gen(function* () {
   const host = yield* vmmHost
   const layer = host.disk("layer.raw")
-  const disks = Array.from({ length: 40 }, (_, at): Disk => ({
+  const disks = Array.from({ length: 60 }, (_, at): Disk => ({
     serial: `layer-${at}`,
     path: layer,
     readonly: true
@@ -331,6 +331,11 @@ const manyLayers = Effect.gen(function* () {
   yield* session.boot
   yield* untilReady(config, 1)
   yield* untilSerials(config, disks.map((disk) => disk.serial).toSorted())
+  yield* asked(
+    config,
+    "for it in /dev/vd*; do dd if=$it of=/dev/null bs=4096 count=1 2>/dev/null && echo block; done"
+  )
+  assert.strictEqual(times(consoleText(config.consolePath), "block"), disks.length)
 })
 
 describe("the QEMU driver on a real guest", () => {
@@ -346,5 +351,5 @@ describe("the QEMU driver on a real guest", () => {
     () => Effect.scoped(snapshotAndRestore),
     testMaxMs
   )
-  it.live("boots with 40 layers", () => Effect.scoped(manyLayers), testMaxMs)
+  it.live("boots with 60 layers, and reads them all", () => Effect.scoped(manyLayers), testMaxMs)
 })

@@ -79,22 +79,30 @@ export const tapBusy: Fault = {
 }
 
 const tickMs = 100
-/** Virtual: every deadline of every piece of work, several times over. */
-const patienceTicks = 20_000
+/** Virtual: the longest deadline of a piece of work (ten minutes) and then some. */
+const answerTicks = 400
+const slowAfterTicks = 50
+const slowTickMs = 5_000
+/** Virtual: five minutes, for an Ending that tries again and again. */
+const settleTicks = 3_000
 
 /** Lets virtual time pass until the effect ends; dies where it never does. */
 const inTime = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<Exit.Exit<A, E>, never, R> =>
   Effect.gen(function* () {
     const fiber = yield* Effect.forkChild(effect)
     for (let tick = 0; fiber.pollUnsafe() === undefined; tick++) {
-      if (tick === patienceTicks) return yield* Effect.die(new Error("no answer, however long one waits"))
+      if (tick === answerTicks) return yield* Effect.die(new Error("no answer, however long one waits"))
       // A deadline of minutes in small steps would be most of the test's time.
-      yield* TestClock.adjust(tick < 100 ? tickMs : tickMs * 50)
+      yield* TestClock.adjust(tick < slowAfterTicks ? tickMs : slowTickMs)
     }
     return yield* Fiber.await(fiber)
   })
 
-const perform = (service: SimulatedService, place: SimulatedPlace, verb: Course["verb"]) => {
+const perform = (
+  service: SimulatedService,
+  place: SimulatedPlace,
+  verb: Course["verb"]
+): Effect.Effect<void, { readonly _tag: string }> => {
   const { instances } = service
   switch (verb) {
     case "create":
@@ -108,7 +116,14 @@ const perform = (service: SimulatedService, place: SimulatedPlace, verb: Course[
     case "restart by policy":
       return Effect.suspend(() => {
         incidents.guestExits(place.world, target, 1)
-        return Effect.asVoid(instances.wait(target, { state: "Running", ready: true, timeoutMs: 30_000 }))
+        return instances.get(target).pipe(
+          Effect.delay("100 millis"),
+          Effect.repeat({
+            until: (view) => (view.restarts > 0 || view.state === "Stopped") && view.transition === null,
+            times: 1_000
+          }),
+          Effect.asVoid
+        )
       })
     default:
       return Effect.asVoid(instances.command(target, verb, {}))
@@ -148,7 +163,7 @@ export interface Outcome {
 
 const settled = (service: SimulatedService) =>
   Effect.gen(function* () {
-    for (let tick = 0; tick < patienceTicks; tick++) {
+    for (let tick = 0; tick < settleTicks; tick++) {
       const views = yield* service.instances.list({})
       if (views.every((view) => view.transition === null)) return views
       yield* TestClock.adjust(tickMs)
@@ -184,9 +199,9 @@ export const live = Effect.fnUntraced(function* (course: Course, fault: Fault, a
   left = at + 1
   const exit = yield* inTime(perform(service, place, course.verb))
   fault.calm(place)
-  const views = yield* settled(service)
-  // What could not be recorded is, within a second of the disk's recovery.
+  // A VMM's death is seen a moment later, and what could not be recorded is within a second of the disk's recovery.
   yield* TestClock.adjust("2 seconds")
+  const views = yield* settled(service)
   const is = views.find((view) => view.id === target)
   const far = look(place.world, neighbour)
   const problems = [

@@ -31,14 +31,23 @@ export class WorkFailed extends Schema.TaggedError<WorkFailed>()("WorkFailed", {
 export const workFailed = (step: string, reason: string, cause: unknown, untouched = false) =>
   new WorkFailed({ failure: { step, reason }, untouched, cause })
 
+/** A VMM's log can be long, and names files of the host: clients get its first line, without them. */
+const saidMaxChars = 200
+export const sayable = (said: string): string =>
+  (said.split("\n")[0] ?? "").replace(/(^|[\s'"=(:,])\/[^\s'",):]+/gu, "$1(a file)").slice(0, saidMaxChars)
+
 /** Every failure of a step becomes the step's, with a sentence that names no path of the host. */
 export const inStep =
   (step: string, reason: string) =>
   <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, WorkFailed, R> =>
     Effect.mapError(effect, (cause) => {
       if (cause instanceof WorkFailed) return cause
-      // What a VMM says of itself is the most useful sentence there is, and the drivers keep host paths out of it.
-      return workFailed(step, cause instanceof VmmFault ? `${reason} ${cause.reason}` : reason, cause)
+      // What a VMM says of itself is the most useful sentence there is.
+      return workFailed(
+        step,
+        cause instanceof VmmFault ? `${reason} ${sayable(cause.reason)}` : reason,
+        cause
+      )
     })
 
 export const session = (subject: Subject): Effect.Effect<VmmSession, VmmFault> =>

@@ -196,7 +196,12 @@ const diskArgs = ({ disk, place }: PlacedDisk): ReadonlyArray<string> =>
     device({
       ...diskDevice(disk),
       ...(place._tag === "Fixed"
-        ? { bus: "pcie.0", addr: place.address, multifunction: place.address.endsWith(".0") }
+        ? {
+            bus: "pcie.0",
+            addr: place.address,
+            multifunction: place.address.endsWith(".0"),
+            ...(place.ownInterrupts ? {} : { vectors: 0 })
+          }
         : { bus: portId(place.port), addr: "00.0" })
     })
   ].flat()

@@ -30,8 +30,14 @@ export const hotPorts = 16
 /** Port numbers of disks by serial. */
 export type Ports = ReadonlyMap<string, number>
 
+/**
+ * Disks with interrupts of their own (MSI-X, two each). An x86 CPU has about 200 vectors for all devices, and a guest of
+ * one CPU with 127 disks had none left for its agent's channel; the disks behind these share interrupt lines.
+ */
+export const ownInterruptsMax = 48
+
 export type Place =
-  | { readonly _tag: "Fixed"; readonly address: string }
+  | { readonly _tag: "Fixed"; readonly address: string; readonly ownInterrupts: boolean }
   | { readonly _tag: "Port"; readonly port: number }
 
 export interface PlacedDisk {
@@ -60,6 +66,12 @@ export const serialPattern = /^[a-z0-9][a-z0-9-]{0,19}$/
 export const coldPorts = (disks: ReadonlyArray<Disk>): Ports =>
   new Map(disks.filter((disk) => disk.removable === true).map((disk, index) => [disk.serial, index]))
 
+const fixedPlace = (index: number): Place => ({
+  _tag: "Fixed",
+  address: functionAddress(fixedSlot, index),
+  ownInterrupts: index < ownInterruptsMax
+})
+
 /** Each disk at its place, in the order given. A disk with a port in `ports` is there, the others fill the functions. */
 export const place = (disks: ReadonlyArray<Disk>, ports: Ports): ReadonlyArray<PlacedDisk> => {
   let fixed = 0
@@ -67,10 +79,7 @@ export const place = (disks: ReadonlyArray<Disk>, ports: Ports): ReadonlyArray<P
     const port = ports.get(disk.serial)
     return {
       disk,
-      place:
-        port === undefined
-          ? { _tag: "Fixed", address: functionAddress(fixedSlot, fixed++) }
-          : { _tag: "Port", port }
+      place: port === undefined ? fixedPlace(fixed++) : { _tag: "Port", port }
     }
   })
 }

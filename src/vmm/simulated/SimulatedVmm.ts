@@ -60,12 +60,7 @@ const spawn = (host: Host, config: VmConfig) =>
   })
 
 /** Reads and checks the snapshot, opens the disks, and leaves the guest paused where it was. */
-const load = (
-  host: Host,
-  process: VmmProcess,
-  directory: string,
-  files: ReadonlyArray<SnapshotFile>
-) =>
+const load = (host: Host, process: VmmProcess, directory: string, files: ReadonlyArray<SnapshotFile>) =>
   Effect.gen(function* () {
     const text = yield* host.files.readText(stateFile(directory)).pipe(Effect.mapError(fileFault("restore")))
     if (Option.isNone(text)) return yield* refuse("restore", "there is no snapshot")

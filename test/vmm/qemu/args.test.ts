@@ -135,6 +135,14 @@ describe("the command line", () => {
     }
   })
 
+  it("leaves interrupt vectors for others than the disks, however many there are", () => {
+    const of = (count: number) =>
+      devices(args(host, { ...plain, disks: layers(count) })).filter(
+        (it) => it.driver === "virtio-blk-pci" && it["vectors"] === undefined
+      ).length
+    assert.deepStrictEqual([of(1), of(48), of(49), of(150)], [1, 48, 48, 48])
+  })
+
   it("restores a machine with its disks where the snapshot has them", () => {
     const disks = [...layers(2), { serial: "vol-b", path: "/v/b", readonly: false }]
     const argv = args(host, { ...plain, disks }, { restoring: new Map([["vol-b", 5]]) })
