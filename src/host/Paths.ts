@@ -10,6 +10,46 @@ import { digestHex, type Digest, type ImageId, type InstanceId, type VolumeId } 
 /** unix(7): sun_path has 108 bytes with the closing NUL. */
 export const socketPathMaxBytes = 107
 
+/** Put together when they are asked for: an idle instance keeps two of them. */
+export class InstancePaths {
+  readonly directory: string
+  readonly run: string
+
+  constructor(directory: string, run: string) {
+    this.directory = directory
+    this.run = run
+  }
+
+  get record(): string {
+    return path.join(this.directory, "instance.json")
+  }
+
+  /** What the dataplane did with the instance, one JSON object a line. */
+  get journal(): string {
+    return path.join(this.directory, "dataplane")
+  }
+
+  get overlay(): string {
+    return path.join(this.directory, "overlay.raw")
+  }
+
+  get config(): string {
+    return path.join(this.directory, "config.raw")
+  }
+
+  get console(): string {
+    return path.join(this.directory, "console")
+  }
+
+  get vmm(): string {
+    return path.join(this.directory, "vmm")
+  }
+
+  get snapshots(): string {
+    return path.join(this.directory, "snapshot")
+  }
+}
+
 /** `runRoot` holds one directory per DATA_DIR, so that several services can share a host. */
 export const layout = (dataDir: string, runRoot = "/run/chd") => {
   const root = path.resolve(dataDir)
@@ -35,22 +75,10 @@ export const layout = (dataDir: string, runRoot = "/run/chd") => {
     pull: (id: ImageId) => path.join(root, "pulls", id),
     image: (id: ImageId) => path.join(root, "images", `${id}.json`),
     volume: (id: VolumeId) => path.join(root, "volumes", id),
-    instance: (id: InstanceId) => ({
-      directory: instance(id),
-      record: path.join(instance(id), "instance.json"),
-      /** What the dataplane did with the instance, one JSON object a line. */
-      journal: path.join(instance(id), "dataplane"),
-      overlay: path.join(instance(id), "overlay.raw"),
-      config: path.join(instance(id), "config.raw"),
-      console: path.join(instance(id), "console"),
-      vmm: path.join(instance(id), "vmm"),
-      snapshots: path.join(instance(id), "snapshot"),
-      run: path.join(run, id)
-    })
+    instance: (id: InstanceId) => new InstancePaths(instance(id), path.join(run, id))
   }
 }
 
 export type Layout = ReturnType<typeof layout>
-export type InstancePaths = ReturnType<Layout["instance"]>
 
 export class Paths extends Context.Service<Paths, Layout>()("dataplane/host/Paths") {}

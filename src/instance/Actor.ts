@@ -11,9 +11,11 @@
  */
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
+import type * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Scope from "effect/Scope"
 import { timestamp } from "../domain/Ids.ts"
 import type { Instance, PatchInstance } from "../domain/Instance.ts"
 import { Paths } from "../host/Paths.ts"
@@ -98,7 +100,7 @@ const accept = Effect.fnUntraced(function* (cell: Cell, decision: Accepted, even
       instance_id: before.spec.id,
       reason: Cause.pretty(exit.cause)
     })
-    if (mustBeDurable(next.lifecycle.state)) return false
+    if (mustBeDurable(before.lifecycle.state, next.lifecycle.state)) return false
     cell.saved = false
     yield* saveLater(cell)
   }
@@ -196,7 +198,7 @@ export const make = Effect.fnUntraced(function* (
   published: (view: Instance, from: Instance) => Effect.Effect<void>
 ) {
   const network = yield* Network
-  const services = yield* Effect.context<WorkServices | Journal | Vmm>()
+  const services = yield* Effect.context<WorkServices | Journal | Vmm | Scope.Scope>()
   const cell: Cell = {
     store: yield* Store,
     subnet: network.subnet,
@@ -236,7 +238,8 @@ export const make = Effect.fnUntraced(function* (
     run: open(cell, probe).pipe(
       Effect.andThen(loop),
       Effect.ensuring(Effect.suspend(() => farewell(cell))),
-      Effect.provideContext(services)
+      // Put in place of what is there, not merged with it: a copy for each actor is a tenth of its memory.
+      Effect.updateContext((_: Context.Context<never>) => services)
     )
   } satisfies Actor
 })

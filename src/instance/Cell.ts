@@ -8,7 +8,7 @@ import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import * as Scope from "effect/Scope"
+import type * as Scope from "effect/Scope"
 import { timestamp } from "../domain/Ids.ts"
 import type { Instance } from "../domain/Instance.ts"
 import type { Subnet } from "../domain/Network.ts"
@@ -39,7 +39,7 @@ export interface Cell {
   readonly store: Store["Service"]
   readonly subnet: Subnet
   readonly paths: InstancePaths
-  readonly services: Context.Context<WorkServices>
+  readonly services: Context.Context<WorkServices | Scope.Scope>
   /** The actor's: closing it cuts wires and interrupts work, and leaves the VMM alone. */
   readonly scope: Scope.Scope
   readonly mailbox: Mailbox
@@ -55,6 +55,12 @@ export interface Cell {
   /** The record on disk is this one. */
   saved: boolean
 }
+
+/** With the actor's services, in place of what is there: nothing is copied for each instance. */
+const within =
+  (cell: Cell) =>
+  <A, E>(effect: Effect.Effect<A, E, WorkServices | Scope.Scope>): Effect.Effect<A, E> =>
+    Effect.updateContext(effect, (_: Context.Context<never>) => cell.services)
 
 const post = (cell: Cell, event: Event): void => void cell.mailbox.offer({ _tag: "Event", event })
 
@@ -131,7 +137,7 @@ export const begin = Effect.fnUntraced(function* (cell: Cell) {
       Effect.exit
     )
     yield* outcome(cell, lifecycle.epoch, exit)
-  }).pipe(Effect.provideContext(cell.services))
+  }).pipe(within(cell))
   cell.working = yield* Effect.forkIn(body, cell.scope)
 })
 
@@ -160,5 +166,5 @@ export const rewire = Effect.fnUntraced(function* (cell: Cell) {
       post(cell, { _tag: "GuestEnded", vmm: own, exit, healthy: ranMs >= healthyRunMs, gone })
     },
     ready: (ready) => void cell.mailbox.offer({ _tag: "Ready", ready })
-  }).pipe(Effect.provideContext(cell.services), Effect.provideService(Scope.Scope, cell.scope))
+  }).pipe(within(cell))
 })

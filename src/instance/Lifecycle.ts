@@ -191,6 +191,9 @@ export const healthyRunMs = 60_000
 export const endRetryDelayMs = (attempts: number): number =>
   attempts === 0 ? 0 : Math.min(500 * 2 ** attempts, 30_000)
 
+/** Tries of an Ending after which whoever waits for it is told that it is still being tried; the last after 3 s. */
+export const endTriesUntold = 3
+
 /** The work that a state does; null where it rests. */
 export const work = (lifecycle: Lifecycle): Work | null => {
   const { state } = lifecycle

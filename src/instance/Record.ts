@@ -101,9 +101,19 @@ export const evolve = (record: Record, next: Lifecycle, at: Timestamp): Record =
   }
 }
 
-/** States whose work must not begin, and whose end must not be told, before the record of them is durable. */
-export const mustBeDurable = (state: State): boolean =>
-  state._tag === "Reviving" ||
-  state._tag === "Standby" ||
-  state._tag === "Snapshotting" ||
-  (state._tag === "Ending" && state.destination._tag === "Standby")
+/**
+ * Whether the work of `next` must not begin, and its end must not be told, before the record of it is durable. An Ending
+ * that is tried again is recorded already.
+ */
+export const mustBeDurable = (before: State, next: State): boolean => {
+  switch (next._tag) {
+    case "Reviving":
+    case "Standby":
+    case "Snapshotting":
+      return true
+    case "Ending":
+      return next.destination._tag === "Standby" && before._tag !== "Ending"
+    default:
+      return false
+  }
+}

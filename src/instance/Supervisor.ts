@@ -111,7 +111,11 @@ export class Supervisor extends Context.Service<
           registry.remove(id)
           yield* events.removed(id)
         })
-        yield* FiberMap.run(fibers, id, Effect.provideContext(body, services))
+        yield* FiberMap.run(
+          fibers,
+          id,
+          Effect.updateContext(body, (_: Context.Context<never>) => services)
+        )
         const actor = yield* Deferred.await(live)
         if (probe === null) yield* events.created(actor.view())
         return actor

@@ -104,12 +104,9 @@ export const connect = Effect.fnUntraced(function* (
   const watchSession = vmm.attach(ref).pipe(
     Effect.retry({ schedule: Schedule.spaced(reconnectDelayMs), times: attachAttempts }),
     Effect.tap((it) => Deferred.succeed(session, it)),
-    Effect.flatMap((it) =>
-      Effect.all([Stream.runForEach(it.events, report), restored ? reportIfOff(it) : Effect.void], {
-        concurrency: 2,
-        discard: true
-      })
-    ),
+    // Events since the attach wait for their reader: none is missed while the status is asked for.
+    Effect.tap((it) => (restored ? reportIfOff(it) : Effect.void)),
+    Effect.flatMap((it) => Stream.runForEach(it.events, report)),
     Effect.tapCause((cause) => {
       const fault = Cause.squash(cause)
       return Deferred.fail(

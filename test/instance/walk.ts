@@ -89,7 +89,7 @@ const feed = (walk: Walk, name: string, input: Input, durable = true): Decision 
   const decision = decide(lifecycle, input)
   walk.story.push(`${label(lifecycle.state)} + ${name}${durable ? "" : " (not recorded)"}`)
   if (decision._tag !== "Accepted") return decision
-  if (!durable && mustBeDurable(decision.next.state)) {
+  if (!durable && mustBeDurable(lifecycle.state, decision.next.state)) {
     if (input._tag === "Done" || input._tag === "Spawned") return feed(walk, "failed", asFailure(lifecycle))
     return decision
   }

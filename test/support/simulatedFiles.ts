@@ -242,7 +242,9 @@ const filesOver = (contents: Contents, failing: () => string | null, alive: () =
       yield* living
       const absent =
         contents.directories.has(path.dirname(target)) || contents.files.has(target) ? null : "ENOENT"
-      const code = failing() ?? absent
+      // A full disk has room for what a sync needs.
+      const refusal = failing() === "ENOSPC" && operation === "fsync" ? null : failing()
+      const code = refusal ?? absent
       if (code !== null) return yield* new FileFault({ operation, path: target, code, cause: code })
       return body(yield* Clock.currentTimeMillis)
     })

@@ -1,6 +1,6 @@
 /** What results of work, and the guest's own end, do in each state. */
-import type { Decision, Event, Lifecycle, StateOf } from "../Lifecycle.ts"
-import { vmmOf } from "../Lifecycle.ts"
+import type { Decision, Event, Failure, Lifecycle, StateOf } from "../Lifecycle.ts"
+import { endTriesUntold, vmmOf } from "../Lifecycle.ts"
 import {
   afterExit,
   end,
@@ -10,7 +10,8 @@ import {
   launchFailed,
   reached,
   transitionOf,
-  unasked
+  unasked,
+  waitedFor
 } from "./step.ts"
 
 type EventOf<Tag extends Event["_tag"]> = Extract<Event, { readonly _tag: Tag }>
@@ -129,13 +130,24 @@ export const onFailed = (lifecycle: Lifecycle, { failure, untouched, exit }: Eve
     case "Reviving":
       return enter(lifecycle, { _tag: "Paused", vmm: state.vmm }, [failed("restore", failure)])
     case "Ending":
-      // The TAP, the lease and the record stay until the VMM is proven dead: try again, however long it takes.
-      return enter(lifecycle, { ...state, attempt: state.attempt + 1 })
+      return onEndFailed(lifecycle, state, failure)
     case "Waiting":
       return onDone(lifecycle)
     default:
       return ignored
   }
+}
+
+/**
+ * The TAP, the lease and the record stay until the VMM is proven dead: it is tried again, however long it takes. Clients
+ * are told after a few tries that it is not done yet.
+ */
+const onEndFailed = (lifecycle: Lifecycle, state: StateOf<"Ending">, failure: Failure): Decision => {
+  const { destination } = state
+  const attempt = state.attempt + 1
+  const reason = ("failure" in destination ? destination.failure : null) ?? failure
+  const told = attempt < endTriesUntold ? [] : waitedFor(state).map((verb) => failed(verb, reason))
+  return enter(lifecycle, { ...state, attempt }, told)
 }
 
 export const onGuestEnded = (

@@ -79,7 +79,7 @@ const endingTransition = (destination: Destination): Transition => {
 }
 
 /** The transitions that clients may be waiting for in this state. */
-const waitedFor = (state: State): ReadonlyArray<Transition> => {
+export const waitedFor = (state: State): ReadonlyArray<Transition> => {
   const busy = transitionOf(state)
   if (busy === null) return []
   if (state._tag === "Unfreezing") return ["standby", "restore"]

@@ -72,13 +72,15 @@ const call = <B, A>(connection: Connection, operation: Operation, steps: Steps<B
 
 /** An operation whose whole effect comes before its answer. */
 const change = (connection: Connection, operation: Operation, body: () => string | null) =>
-  call(connection, operation, {
-    begin: Effect.suspend(() => {
-      const refusal = body()
-      return refusal === null ? Effect.void : Effect.fail(refuse(operation, refusal))
-    }),
-    finish: () => Effect.void
-  })
+  Effect.suspend(() =>
+    call(connection, operation, {
+      begin: Effect.suspend(() => {
+        const refusal = body()
+        return refusal === null ? Effect.void : Effect.fail(refuse(operation, refusal))
+      }),
+      finish: () => Effect.void
+    })
+  )
 
 const statusOf = (guest: guests.Guest): VmmStatus =>
   guest._tag === "Loading" ? { _tag: "Broken", status: "inmigrate" } : { _tag: guest._tag }
