@@ -42,6 +42,8 @@ fs.readFile = new Proxy(readFile, {
 syncBuiltinESMExports()
 
 if (process.env["BENCH_STEPS"] !== undefined)
-  Object.assign(Boundary, {
-    defaultValue: () => (name: string) => Effect.sync(() => say("bench.step", { name }))
-  })
+  Reflect.set(
+    Boundary,
+    "defaultValue",
+    () => (name: string) => Effect.sync(() => say("bench.step", { name }))
+  )

@@ -207,15 +207,19 @@ export const live = Effect.fnUntraced(function* (course: Course, fault: Fault, a
   const problems = [
     ...views.flatMap((view) => judge(place, view)),
     ...memoryLost(course, fault, was, is),
-    ...(far?.state === "Running" && far.counter >= (near?.counter ?? 0) ? [] : ["the neighbour was disturbed"])
+    ...(far?.state === "Running" && far.counter >= (near?.counter ?? 0)
+      ? []
+      : ["the neighbour was disturbed"])
   ]
   // Another service finds the same: what is recorded is what is there.
   yield* service.kill
   const next = yield* inTime(place.start)
-  if (Exit.isFailure(next)) return { boundary, answer: "", state: "", problems: ["the service does not start"] }
+  if (Exit.isFailure(next))
+    return { boundary, answer: "", state: "", problems: ["the service does not start"] }
   const again = yield* settled(next.value)
   const found = again.find((view) => view.id === target)
-  if (found?.state !== is?.state) problems.push(`it was ${is?.state} and is ${found?.state} for the next service`)
+  if (found?.state !== is?.state)
+    problems.push(`it was ${is?.state} and is ${found?.state} for the next service`)
   problems.push(...again.flatMap((view) => judge(place, view)))
   for (const view of again) yield* inTime(next.value.instances.remove(view.id))
   problems.push(...leftovers(place))

@@ -239,7 +239,10 @@ const settle = Effect.fnUntraced(function* (run: Run) {
   }
   run.problems.push(...run.watch.look(views), ...views.flatMap((view) => judge(place, view)))
   const events = yield* eventsOf(run)
-  run.problems.push(...judgeEvents(events, run.outages, run.restartsMs), ...judgeLastEvents(events, views, run.outages))
+  run.problems.push(
+    ...judgeEvents(events, run.outages, run.restartsMs),
+    ...judgeLastEvents(events, views, run.outages)
+  )
   for (const view of views) run.lines.push(`end ${view.id} ${view.state} ${view.generation} ${view.restarts}`)
   run.fibers = []
   for (const view of views)

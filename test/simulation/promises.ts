@@ -29,10 +29,16 @@ export const makeWatch = (place: SimulatedPlace) => {
     const sameBoot = isUp(view) && isUp(before.view) && before.view.started_at === view.started_at
     // A guest may end unseen in a VMM that hangs; one that is off counts no more.
     const counts = look(place.world, view.id)?.state
-    const back = (counts === "Running" || counts === "Paused") && sameBoot && view.started_at !== null && counterOf(view) < before.counter
+    const back =
+      (counts === "Running" || counts === "Paused") &&
+      sameBoot &&
+      view.started_at !== null &&
+      counterOf(view) < before.counter
     const moved = before.view.network.ip !== view.network.ip || before.view.network.mac !== view.network.mac
     return [
-      ...(shrunk ? [`${view.id} went back from generation ${before.view.generation} to ${view.generation}`] : []),
+      ...(shrunk
+        ? [`${view.id} went back from generation ${before.view.generation} to ${view.generation}`]
+        : []),
       ...(back ? [`${view.id} went back in time from ${before.counter} to ${counterOf(view)}`] : []),
       ...(moved ? [`${view.id} lost its address ${before.view.network.ip}`] : [])
     ]
@@ -65,7 +71,9 @@ export const resting = (
   except: ReadonlySet<InstanceId>
 ): ReadonlyMap<InstanceId, Instance> =>
   new Map(
-    views.filter(({ id, transition }) => transition === null && !except.has(id)).map((view) => [view.id, view])
+    views
+      .filter(({ id, transition }) => transition === null && !except.has(id))
+      .map((view) => [view.id, view])
   )
 
 /** A restart of the service disturbs nothing that rested. */

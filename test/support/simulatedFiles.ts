@@ -198,8 +198,7 @@ const reads = ({ files, directories }: Contents) => {
           onSome: (it) => Effect.sync(() => createHash("sha256").update(it).digest("hex"))
         })
       ),
-    list: (directory: string) =>
-      Effect.sync(() => [...(directories.get(directory) ?? [])].toSorted()),
+    list: (directory: string) => Effect.sync(() => [...(directories.get(directory) ?? [])].toSorted()),
     stat: (target: string) =>
       Effect.sync(() => {
         const file = files.get(target)
