@@ -54,10 +54,10 @@ const run = async (theatre: Theatre): Promise<boolean> => {
   return verdicts.every((it) => it.outcome !== "broken")
 }
 
+// An interrupt ends as an exit, so that what was started goes as well.
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(130))
+
 const directory = fs.mkdtempSync(path.join(os.tmpdir(), "chd-matrix-"))
-try {
-  const theatre = values.qemu ? await qemuTheatre(directory) : await simulatedTheatre(directory)
-  process.exitCode = (await run(theatre)) ? 0 : 1
-} finally {
-  fs.rmSync(directory, { recursive: true, force: true })
-}
+process.once("exit", () => fs.rmSync(directory, { recursive: true, force: true }))
+const theatre = values.qemu ? await qemuTheatre(directory) : await simulatedTheatre(directory)
+process.exitCode = (await run(theatre)) ? 0 : 1

@@ -35,6 +35,8 @@ const program = new URL("./listClient.ts", import.meta.url).pathname
 const env = {
   VMM: "simulated",
   SIMULATED_LATENCY: "none",
+  // An idle guest prints nothing.
+  SIMULATED_TICK_MS: "0",
   SUBNET_CIDR: "10.20.0.0/16",
   SUBNET_GATEWAY: "10.20.0.1",
   NODE_OPTIONS: `--import ${new URL("./probe.ts", import.meta.url).href}`

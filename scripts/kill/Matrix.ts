@@ -5,7 +5,6 @@
  *   neighbours, preparation ──► verb ──► killed at the boundary ──► started again ──► settled ──► checked ──► all deleted
  */
 import * as fs from "node:fs"
-import * as os from "node:os"
 import * as path from "node:path"
 import { layout } from "../../src/host/Paths.ts"
 import { type Before, check, checkLeftovers } from "./check.ts"
@@ -36,7 +35,6 @@ export interface Theatre {
   /** A DATA_DIR with an image and no instance; each case has a copy of its own. */
   readonly template: string
   readonly guest: GuestKind
-  readonly survey: Survey
   /** Ends when the case has the host for itself; the second part gives it back. */
   readonly stage: () => Promise<readonly [Stage, () => Promise<void>]>
 }
@@ -48,12 +46,13 @@ const settleEveryMs = 5
 
 interface Place {
   readonly dataDir: string
+  readonly survey: Survey
   readonly start: (more?: Readonly<Record<string, string>>) => Promise<Victim>
 }
 
 /** One case's own DATA_DIR, run directory and stage; all gone afterwards, with whatever still runs. */
 const inPlace = async <A>(theatre: Theatre, body: (place: Place) => Promise<A>): Promise<A> => {
-  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "chd-kill-"))
+  const directory = fs.mkdtempSync(path.join(path.dirname(theatre.template), "case-"))
   const dataDir = path.join(directory, "data")
   fs.cpSync(theatre.template, dataDir, { recursive: true })
   const [stage, leave] = await theatre.stage()
@@ -65,7 +64,7 @@ const inPlace = async <A>(theatre: Theatre, body: (place: Place) => Promise<A>):
     return victim
   }
   try {
-    return await body({ dataDir, start })
+    return await body({ dataDir, survey: stage.survey, start })
   } finally {
     for (const victim of started) await victim.signal("SIGKILL")
     await leave()
@@ -74,17 +73,22 @@ const inPlace = async <A>(theatre: Theatre, body: (place: Place) => Promise<A>):
   }
 }
 
-const prepare = async (theatre: Theatre, scenario: Scenario, dataDir: string, victim: Victim) => {
+const prepare = async (
+  theatre: Theatre,
+  scenario: Scenario,
+  { dataDir, survey }: Place,
+  victim: Victim
+): Promise<Before> => {
   await prepareNeighbours(victim, theatre.guest)
   await scenario.prepare(victim, theatre.guest)
-  return { views: await victim.list(), ground: await theatre.survey(dataDir) } satisfies Before
+  return { views: await victim.list(), ground: await survey(dataDir) }
 }
 
 /** The boundaries that the verb passes when nothing disturbs it, each with how often it came by before. */
 export const casesOf = (theatre: Theatre, scenario: Scenario): Promise<ReadonlyArray<Case>> =>
-  inPlace(theatre, async ({ dataDir, start }) => {
-    const victim = await start({ DATAPLANE_TRACE_BOUNDARIES: "1" })
-    await prepare(theatre, scenario, dataDir, victim)
+  inPlace(theatre, async (place) => {
+    const victim = await place.start({ DATAPLANE_TRACE_BOUNDARIES: "1" })
+    await prepare(theatre, scenario, place, victim)
     const before = victim.boundaries().length
     await scenario.act(victim, theatre.guest)
     const counts = new Map<string, number>()
@@ -96,9 +100,14 @@ export const casesOf = (theatre: Theatre, scenario: Scenario): Promise<ReadonlyA
     return numbered.slice(before).map((boundary) => ({ scenario, boundary }))
   })
 
-const settled = async (victim: Victim): Promise<void> => {
+const settled = async (victim: Victim, { awaits }: Scenario): Promise<void> => {
   for (const since = Date.now(); Date.now() - since < settleTimeoutMs; await sleep(settleEveryMs))
-    if ((await victim.list()).every((view) => view.transition === null)) return
+    if (
+      (await victim.list()).every(
+        (view) => view.transition === null && (view.id !== target || awaits === undefined || awaits(view))
+      )
+    )
+      return
   throw new Error(`not settled within ${settleTimeoutMs} ms: ${JSON.stringify(await victim.list())}`)
 }
 
@@ -127,10 +136,11 @@ const broken = (it: Case, problem: string): Verdict => ({
 
 /** One cell of the matrix. */
 export const live = (theatre: Theatre, it: Case): Promise<Verdict> =>
-  inPlace(theatre, async ({ dataDir, start }) => {
+  inPlace(theatre, async (place) => {
     const { scenario } = it
+    const { dataDir, survey, start } = place
     const first = await start({ DATAPLANE_KILL_AT: it.boundary })
-    const before = await prepare(theatre, scenario, dataDir, first)
+    const before = await prepare(theatre, scenario, place, first)
     // The verb's request dies with the service.
     const act = scenario.act(first, theatre.guest).then(
       () => undefined,
@@ -142,11 +152,11 @@ export const live = (theatre: Theatre, it: Case): Promise<Verdict> =>
     const began = performance.now()
     const second = await start()
     const startMs = performance.now() - began
-    await settled(second)
+    await settled(second, scenario)
     const recoveryMs = performance.now() - began
-    const problems = await check(second, dataDir, theatre.survey, scenario, before)
+    const problems = await check(second, dataDir, survey, scenario, before)
     const state = (await second.list()).find((view) => view.id === target)?.state ?? "gone"
-    const left = await strike(second, dataDir, theatre.survey)
+    const left = await strike(second, dataDir, survey)
     const all = [...problems, ...left]
     const ended = state === scenario.to ? "finished" : "undone"
     const verdict: Verdict = {

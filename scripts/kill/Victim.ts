@@ -8,12 +8,13 @@ import * as path from "node:path"
 import { createInterface } from "node:readline"
 import * as Schema from "effect/Schema"
 import { Instance } from "../../src/domain/Instance.ts"
+import type { Survey } from "./ground.ts"
 import { within } from "./within.ts"
 
 /** About 0.3 s alone; test machines are busy. */
 const startTimeoutMs = 60_000
 /** A verb on a simulated host takes milliseconds, on a real one seconds. */
-const requestTimeoutMs = 120_000
+export const requestTimeoutMs = 120_000
 
 export interface Answer {
   readonly status: number
@@ -28,13 +29,14 @@ export type Door = (
   body?: string | Uint8Array
 ) => Promise<Answer>
 
-/** How a command line becomes one that runs where the service has to. */
+/** Where a service runs: how it is started there, how it is spoken to, and how one looks at its host. */
 export interface Stage {
   readonly command: (argv: ReadonlyArray<string>) => ReadonlyArray<string>
   readonly door: Door
+  readonly survey: Survey
 }
 
-const parse = (text: string): unknown => {
+export const parse = (text: string): unknown => {
   try {
     return JSON.parse(text)
   } catch {
@@ -42,7 +44,7 @@ const parse = (text: string): unknown => {
   }
 }
 
-const loopbackDoor: Door = async (port, method, route, body) => {
+export const loopbackDoor: Door = async (port, method, route, body) => {
   const json = typeof body === "string"
   const answer = await fetch(`http://127.0.0.1:${port}${route}`, {
     method,
@@ -56,8 +58,6 @@ const loopbackDoor: Door = async (port, method, route, body) => {
   })
   return { status: answer.status, body: parse(await answer.text()) }
 }
-
-export const here: Stage = { command: (argv) => argv, door: loopbackDoor }
 
 const Started = Schema.Struct({ event: Schema.Literal("server.started"), message: Schema.String })
 const isStarted = Schema.is(Started)
@@ -83,12 +83,15 @@ export interface Victim {
 
 const lastLines = 15
 
+/** Many at once, and each listens for the end of this process. */
+process.setMaxListeners(0)
+
 /** Starts the service; ends when it listens. `directory` takes its stderr, whose writes are then synchronous. */
 export const startVictim = async (
   argv: ReadonlyArray<string>,
   env: Readonly<Record<string, string>>,
   directory: string,
-  stage: Stage = here
+  stage: Stage
 ): Promise<Victim> => {
   const errorFile = path.join(directory, `stderr-${process.hrtime.bigint()}`)
   const errors = fs.openSync(errorFile, "a", 0o600)
@@ -96,6 +99,10 @@ export const startVictim = async (
   if (program === undefined) throw new ServiceFailed("no command")
   const child = spawn(program, [...args], { env: { ...env }, stdio: ["ignore", "pipe", errors] })
   fs.closeSync(errors)
+  // However this process ends, no service of its own stays behind.
+  const strike = () => void child.kill("SIGKILL")
+  process.once("exit", strike)
+  child.once("exit", () => process.off("exit", strike))
   const spoken: Array<string> = []
   const ended = new Promise<NodeJS.Signals | number>((resolve) =>
     child.once("exit", (code, signal) => resolve(signal ?? code ?? 0))

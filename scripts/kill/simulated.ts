@@ -7,7 +7,7 @@ import { ociArchive } from "../imageArchive.ts"
 import { bundleService } from "./bundle.ts"
 import { surveySimulated } from "./ground.ts"
 import type { Theatre } from "./Matrix.ts"
-import { here, type Stage, startVictim } from "./Victim.ts"
+import { loopbackDoor, type Stage, startVictim } from "./Victim.ts"
 import { sleep } from "./within.ts"
 
 export const image = "img-demo"
@@ -19,23 +19,28 @@ export const makeTemplate = async (
   command: ReadonlyArray<string>,
   env: Readonly<Record<string, string>>,
   directory: string,
-  stage: Stage = here
+  stage: Stage
 ): Promise<string> => {
   const template = path.join(directory, "template")
   fs.mkdirSync(template)
   const victim = await startVictim(command, { ...env, DATA_DIR: template }, directory, stage)
-  await victim.request("POST", `/images/import?id=${image}`, new Uint8Array(await ociArchive(demoImage())))
-  for (let look = 0; ; look++) {
-    const { body } = await victim.request("GET", `/images/${image}`)
-    if (JSON.stringify(body).includes('"status":"ready"')) break
-    if (look === readyLooksMax || JSON.stringify(body).includes('"status":"failed"'))
-      throw new Error(`the image does not become ready: ${JSON.stringify(body)}`)
-    await sleep(readyEveryMs)
+  try {
+    await victim.request("POST", `/images/import?id=${image}`, new Uint8Array(await ociArchive(demoImage())))
+    for (let look = 0; ; look++) {
+      const { body } = await victim.request("GET", `/images/${image}`)
+      if (JSON.stringify(body).includes('"status":"ready"')) break
+      if (look === readyLooksMax || JSON.stringify(body).includes('"status":"failed"'))
+        throw new Error(`the image does not become ready: ${JSON.stringify(body)}`)
+      await sleep(readyEveryMs)
+    }
+  } finally {
+    await victim.signal("SIGTERM")
   }
-  await victim.signal("SIGTERM")
   fs.rmSync(layout(template).run, { recursive: true, force: true })
   return template
 }
+
+const here: Stage = { command: (argv) => argv, door: loopbackDoor, survey: surveySimulated }
 
 /** Bundles the service and makes the template in the directory, which is the caller's to remove. */
 export const simulatedTheatre = async (directory: string): Promise<Theatre> => {
@@ -53,13 +58,12 @@ export const simulatedTheatre = async (directory: string): Promise<Theatre> => {
   return {
     command,
     env,
-    template: await makeTemplate(command, env, directory),
+    template: await makeTemplate(command, env, directory, here),
     guest: {
       image,
       idle: {},
       failing: { env: { SIMULATED_EXIT_AFTER_MS: "1500", SIMULATED_EXIT_CODE: "1" } }
     },
-    survey: surveySimulated,
     stage: () => Promise.resolve([here, () => Promise.resolve()])
   }
 }

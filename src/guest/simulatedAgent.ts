@@ -164,14 +164,16 @@ const ask = (
   withinMs: number | null,
   finish: Effect.Effect<void>
 ): Effect.Effect<void, AgentFault> =>
-  operate(connection.world, connection.run, {
-    operation,
-    id: connection.process.record.id,
-    fault: (reason) => refuse(operation, reason),
-    peer: () => connection.process,
-    begin: untilAnswer(connection, operation, withinMs),
-    finish: () => finish
-  })
+  Effect.suspend(() =>
+    operate(connection.world, connection.run, {
+      operation,
+      id: connection.process.record.id,
+      fault: (reason) => refuse(operation, reason),
+      peer: () => connection.process,
+      begin: untilAnswer(connection, operation, withinMs),
+      finish: () => finish
+    })
+  )
 
 const connect = (world: World, run: ServiceRun, endpoint: Endpoint) =>
   Effect.gen(function* () {

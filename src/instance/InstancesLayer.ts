@@ -63,6 +63,14 @@ const send = Effect.fnUntraced(function* (id: InstanceId, verb: Verb, options: V
   return actor.view()
 })
 
+/** Deleted is what nobody finds any more: the answer waits until the name is free. */
+const remove = Effect.fn("Instances.remove")(function* (id: InstanceId) {
+  const { registry } = yield* Supervisor
+  const actor = yield* actorOf(id)
+  yield* send(id, "delete", {})
+  if (registry.actor(id) === actor) yield* registry.when(id, () => false)
+})
+
 const patch = Effect.fn("Instances.patch")(function* (id: InstanceId, changes: PatchInstance) {
   const actor = yield* actorOf(id)
   const view = actor.view()
@@ -164,7 +172,7 @@ export const instancesLayer = Layer.effect(
       listJson: (filter) => Effect.sync(() => registry.listJson(filter)),
       command: (id, verb, options = {}) => provided(send(id, verb, options)),
       patch: (id, changes) => provided(patch(id, changes)),
-      remove: (id) => Effect.asVoid(provided(send(id, "delete", {}))),
+      remove: (id) => provided(remove(id)),
       wait: (id, condition) => provided(wait(id, condition)),
       logs: (id, request) => provided(logs(id, request)),
       events: events.read,

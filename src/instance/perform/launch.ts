@@ -1,7 +1,7 @@
 /**
  * From nothing to a VMM with a configured VM, and from there to a running guest.
  *
- *   overlay, config disk │ TAP   (side by side)  ──►  VMM  ──►  boot
+ *   overlay │ config disk │ TAP   (side by side)  ──►  VMM  ──►  boot
  *
  * Each step leaves what is already right alone, so that the same launch can be done again after a crash.
  */
@@ -56,12 +56,14 @@ export const vmConfig = Effect.fnUntraced(function* (subject: Subject, image: Bo
   return config
 })
 
-const makeDisks = Effect.fnUntraced(function* (subject: Subject, image: BootImage) {
-  const { spec } = subject.record
+const makeOverlay = Effect.fnUntraced(function* (subject: Subject) {
   const overlay = yield* Overlay
   yield* overlay
-    .make(subject.paths.overlay, spec.overlay_mb)
+    .make(subject.paths.overlay, subject.record.spec.overlay_mb)
     .pipe(inStep("overlay", "The writable disk could not be made; is the host's disk full?"), step("overlay"))
+})
+
+const makeConfig = Effect.fnUntraced(function* (subject: Subject, image: BootImage) {
   const { subnet } = yield* Network
   yield* writeConfig(subject.paths.config, guestConfig(subject.record, image, subnet)).pipe(
     inStep("config", "The guest's configuration could not be written."),
@@ -82,7 +84,10 @@ export const launch = Effect.fnUntraced(function* (subject: Subject) {
   const vmm = yield* Vmm
   const files = yield* Files
   const image = yield* bootImage(subject.record)
-  yield* Effect.all([makeDisks(subject, image), attachTap(subject.record)], { concurrency: 2, discard: true })
+  yield* Effect.all([makeOverlay(subject), makeConfig(subject, image), attachTap(subject.record)], {
+    concurrency: "unbounded",
+    discard: true
+  })
   const config = yield* vmConfig(subject, image).pipe(
     inStep("files", "The instance's files could not be made.")
   )

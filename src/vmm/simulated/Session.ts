@@ -271,7 +271,7 @@ export const openSession = (host: Host, process: VmmProcess) =>
       ...disks(connection),
       status: read(connection, "status", () => statusOf(process.record.guest)),
       memoryMb: read(connection, "memoryMb", () => process.record.memoryMb),
-      quit: quit(connection),
+      quit: Effect.suspend(() => quit(connection)),
       snapshot: (directory) => snapshot(connection, directory),
       resizeMemory: (memoryMb) => resizeMemory(connection, memoryMb),
       events: Stream.fromQueue(events).pipe(Stream.interruptWhen(Deferred.await(wire.closed))),
