@@ -72,7 +72,8 @@ const lifecycle = Effect.gen(function* () {
   yield* untilReady(config, 1)
   yield* pauseAndResume(config, session)
   yield* tellGuest(config, "button")
-  yield* moreTicks(config)
+  // The kernel keeps key presses for who has the device open, and for nobody else.
+  yield* untilConsole(config.consolePath, "awaited button", (text) => text.includes("button awaited"))
   yield* session.powerButton
   yield* untilConsole(config.consolePath, "pressed button", (text) => text.includes("button pressed"))
 

@@ -35,7 +35,7 @@ echo online > /sys/devices/system/memory/auto_online_blocks
 port=
 until [ -n "$port" ]; do for it in /dev/vport*; do [ -e "$it" ] && port=$it; done; done
 serials() { for it in /sys/block/vd*; do echo "disk $(cat $it/serial)"; done; echo "disks end"; }
-button() { dd if=/dev/input/$(basename $(dirname $(dirname $(grep -l Power /sys/class/input/event*/device/name)))) of=/dev/null bs=24 count=1 2> /dev/null; echo button pressed; }
+button() { exec 3< /dev/input/$(basename $(dirname $(dirname $(grep -l Power /sys/class/input/event*/device/name)))); echo button awaited; dd of=/dev/null bs=24 count=1 <&3 2> /dev/null; echo button pressed; }
 serve() {
   while true; do
     while read -r line; do eval "$line"; echo ran; done < $port
