@@ -135,7 +135,7 @@ const LogEventStream = HttpApiSchema.StreamSse({
 
 const verbProblems = [InstanceNotFound, InvalidState, HostUnfit, VerbCancelled, VerbFailed, Busy] as const
 
-const launchProblems = [...verbProblems, InsufficientMemory] as const
+const launchProblems = [...verbProblems, InsufficientMemory, Unprocessable] as const
 
 /** POST /instances/{id}/{verb}: 200 with the instance once its end state is reached and durable. */
 const verb = <const Name extends string>(name: Name, summary: string) =>
@@ -209,7 +209,7 @@ const records = [
     params: id,
     payload: PatchInstance,
     success: Instance,
-    error: [InstanceNotFound, InvalidState, InsufficientMemory, VerbFailed, Busy]
+    error: [InstanceNotFound, InvalidState, InsufficientMemory, Unprocessable, VerbFailed, Busy]
   })
     .middleware(JsonBody)
     .annotateMerge(

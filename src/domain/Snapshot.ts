@@ -9,8 +9,14 @@ import { Lease } from "./Network.ts"
 
 const Sha256 = Schema.String.check(Schema.isPattern(/^[0-9a-f]{64}$/u))
 
+/**
+ * `<algorithm>:<hexadecimal digits>`. Against decay and cut-off writes, not against forgery: whoever can write a snapshot
+ * can write its manifest. The driver chooses the algorithm, since it hashes the guest's memory while the user waits.
+ */
+export const Checksum = Schema.String.check(Schema.isPattern(/^(crc32:[0-9a-f]{8}|sha256:[0-9a-f]{64})$/u))
+
 /** A file of the snapshot itself. */
-export const SnapshotFile = Schema.Struct({ name: Schema.String, bytes: Schema.Int, sha256: Sha256 })
+export const SnapshotFile = Schema.Struct({ name: Schema.String, bytes: Schema.Int, checksum: Checksum })
 export type SnapshotFile = typeof SnapshotFile.Type
 
 /** A disk that must be just as the guest left it: its content is not in the snapshot. */

@@ -1,4 +1,5 @@
 /** The writable disk of a guest: ext4 on a sparse file, made once; what the guest wrote on it stays until delete. */
+import { dirname } from "node:path"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -16,21 +17,22 @@ const mkfsOptions = ["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journ
 export class Overlay extends Context.Service<
   Overlay,
   {
-    /** Makes the disk where it is not there yet; never leaves a half-made one under its name. */
-    readonly make: (path: string, megabytes: number) => Effect.Effect<void, FileFault | CommandFault>
+    /** A new empty disk under this name, in place of what is there: enough for a VMM to open. */
+    readonly allot: (path: string, megabytes: number) => Effect.Effect<void, FileFault>
+    /**
+     * Puts the file system on it, also while a VMM that has not started its guest holds it. Durable once it ends; what
+     * is there when it is cut off is no file system, so a guest may only boot from a disk whose format has ended.
+     */
+    readonly format: (path: string) => Effect.Effect<void, FileFault | CommandFault>
   }
 >()("dataplane/guest/Overlay") {
   static readonly layer = Layer.effect(
     Overlay,
     Effect.map(Files, (files) => ({
-      make: Effect.fnUntraced(function* (path: string, megabytes: number) {
-        if (yield* files.exists(path)) return
-        const temporary = `${path}.tmp`
-        yield* files.remove(temporary)
-        yield* files.createSparse(temporary, megabytes * mebibyte)
-        yield* run("mkfs.ext4", [...mkfsOptions, temporary])
-        yield* files.rename(temporary, path)
-      })
+      allot: (path: string, megabytes: number) =>
+        Effect.andThen(files.remove(path), files.createSparse(path, megabytes * mebibyte)),
+      format: (path: string) =>
+        Effect.andThen(run("mkfs.ext4", [...mkfsOptions, path]), files.sync(dirname(path)))
     }))
   )
 
@@ -38,9 +40,8 @@ export class Overlay extends Context.Service<
   static readonly layerSimulated = Layer.effect(
     Overlay,
     Effect.map(Files, (files) => ({
-      make: Effect.fnUntraced(function* (path: string) {
-        if (!(yield* files.exists(path))) yield* files.write(path, "overlay")
-      })
+      allot: (path: string) => files.write(path, "overlay"),
+      format: () => Effect.void
     }))
   )
 }

@@ -5,7 +5,7 @@ import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Api } from "../api/Api.ts"
 import { waitDefaultMs } from "../api/Instances.ts"
 import type { Instance } from "../domain/Instance.ts"
-import { InsufficientMemory, InvalidRequest } from "../domain/problems.ts"
+import { InsufficientMemory, InvalidRequest, Unprocessable } from "../domain/problems.ts"
 import { Instances, type ListFilter } from "../instance/Instances.ts"
 import { HttpBounds } from "./Bounds.ts"
 import { Drain } from "./Drain.ts"
@@ -68,11 +68,11 @@ const filterOf = Effect.fnUntraced(function* (query: {
   return filter
 })
 
-/** Only start and restore take memory; from another verb this problem would be a defect. */
-const neverLaunches = <A, E>(effect: Effect.Effect<A, E | InsufficientMemory>) =>
+/** Only start and restore ask something of the host; from another verb these problems would be a defect. */
+const neverLaunches = <A, E>(effect: Effect.Effect<A, E | InsufficientMemory | Unprocessable>) =>
   Effect.catchIf(
     effect,
-    (problem) => problem instanceof InsufficientMemory,
+    (problem) => problem instanceof InsufficientMemory || problem instanceof Unprocessable,
     (problem) => Effect.die(problem)
   )
 

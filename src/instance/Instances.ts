@@ -59,6 +59,7 @@ export type VerbProblem =
   | InstanceNotFound
   | InvalidState
   | InsufficientMemory
+  | Unprocessable
   | HostUnfit
   | VerbCancelled
   | VerbFailed
@@ -103,7 +104,10 @@ export class Instances extends Context.Service<
     readonly patch: (
       id: InstanceId,
       changes: PatchInstance
-    ) => Effect.Effect<Instance, InstanceNotFound | InvalidState | InsufficientMemory | VerbFailed | Busy>
+    ) => Effect.Effect<
+      Instance,
+      InstanceNotFound | InvalidState | InsufficientMemory | Unprocessable | VerbFailed | Busy
+    >
     readonly remove: (id: InstanceId) => Effect.Effect<void, VerbProblem>
     readonly wait: (
       id: InstanceId,

@@ -23,6 +23,9 @@ import { Timestamp } from "../domain/Ids.ts"
 import { InstanceExit, RestartPolicy, Transition, Verb } from "../domain/Instance.ts"
 import { ProcessIdentity } from "../domain/Process.ts"
 
+/** The step of a restore that only looks: a failure there changed nothing and says that the snapshot does not fit here. */
+export const checkStep = "check"
+
 /** Why a piece of work failed: the step, and a sentence that may be shown to a client. */
 export const Failure = Schema.Struct({ step: Schema.String, reason: Schema.String })
 export type Failure = typeof Failure.Type

@@ -12,6 +12,8 @@ export type Reply =
       readonly transition: Transition | null
       readonly allowed: ReadonlyArray<Verb>
     }
+  /** Whatever the state: this host, or this instance, cannot do it. */
+  | { readonly _tag: "Impossible"; readonly reason: string }
   | { readonly _tag: "Failed"; readonly verb: Transition; readonly failure: Failure }
   | { readonly _tag: "Cancelled"; readonly verb: Transition; readonly by: Verb }
   /** The actor's mailbox is full, the service drains, or the change cannot be recorded. */

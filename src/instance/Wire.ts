@@ -32,6 +32,8 @@ export interface Wire {
   readonly session: Effect.Effect<VmmSession, VmmFault>
   /** The agent's channel while it is up. */
   readonly agent: () => Option.Option<AgentSession>
+  /** The agent's channel as soon as it is up: of a guest that still boots, or whose channel is being made anew. */
+  readonly agentUp: Effect.Effect<AgentSession>
   /** Ends when the guest is off or the VMM is dead. */
   readonly guestOff: Effect.Effect<void>
   readonly close: Effect.Effect<void>
@@ -83,6 +85,7 @@ export const connect = Effect.fnUntraced(function* (
   const session = yield* Deferred.make<VmmSession, VmmFault>()
   const off = yield* Deferred.make<void>()
   let channel: Option.Option<AgentSession> = Option.none()
+  let up = Deferred.makeUnsafe<AgentSession>()
 
   const report = (event: Parameters<typeof exitFrom>[0]) =>
     Effect.gen(function* () {
@@ -122,8 +125,11 @@ export const connect = Effect.fnUntraced(function* (
 
   const watchAgent = Effect.flatMap(Deferred.await(session), ({ agent }) =>
     keepChannel(agent, restored, (it) => {
+      if (Option.isNone(it) && Option.isSome(channel)) up = Deferred.makeUnsafe()
       channel = it
-      if (Option.isSome(it)) events.ready(true)
+      if (Option.isNone(it)) return
+      Deferred.doneUnsafe(up, Effect.succeed(it.value))
+      events.ready(true)
     })
   ).pipe(Effect.ignore)
 
@@ -134,6 +140,7 @@ export const connect = Effect.fnUntraced(function* (
     ref,
     session: Deferred.await(session),
     agent: () => channel,
+    agentUp: Effect.suspend(() => Deferred.await(up)),
     guestOff: Deferred.await(off),
     close: Scope.close(scope, Exit.void)
   } satisfies Wire

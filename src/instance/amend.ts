@@ -28,11 +28,15 @@ const described = (record: Record, changes: PatchInstance): Record => ({
   lifecycle: { ...record.lifecycle, policy: changes.restart_policy ?? record.lifecycle.policy }
 })
 
+/** Why the memory can never be what is asked for; null where it can. */
+const memoryBeyond = (record: Record, memoryMb: number): string | null =>
+  memoryMb > record.spec.memory_max_mb
+    ? `memory_mb ${memoryMb} is more than memory_max_mb ${record.spec.memory_max_mb}, which is fixed at create.`
+    : null
+
 /** Why the memory cannot be changed now; null where it can. */
-export const memoryDenial = (record: Record, memoryMb: number): string | null => {
+const memoryDenial = (record: Record, memoryMb: number): string | null => {
   const { state } = record.lifecycle
-  if (memoryMb > record.spec.memory_max_mb)
-    return `memory_mb ${memoryMb} is more than memory_max_mb ${record.spec.memory_max_mb}, which is fixed at create.`
   if (state._tag === "Stopped") return null
   if (state._tag !== "Running") return "Memory can be changed while the instance is Running or Stopped."
   return memoryMb < record.spec.memory_mb
@@ -75,6 +79,8 @@ const resize = (cell: Cell, requestedMb: number, reply: Waiter) => {
 
 export const amend = Effect.fnUntraced(function* (cell: Cell, changes: PatchInstance, reply: Waiter) {
   const { memory_mb: memoryMb } = changes
+  const beyond = memoryMb === undefined ? null : memoryBeyond(cell.record, memoryMb)
+  if (beyond !== null) return yield* Deferred.succeed(reply, { _tag: "Impossible", reason: beyond })
   const reason = memoryMb === undefined ? null : memoryDenial(cell.record, memoryMb)
   if (reason !== null) return yield* Deferred.succeed(reply, yield* denial(cell.record.lifecycle, reason))
   const changed = described(cell.record, changes)

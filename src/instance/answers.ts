@@ -2,8 +2,15 @@
 import * as Effect from "effect/Effect"
 import type { InstanceId } from "../domain/Ids.ts"
 import type { Transition, Verb } from "../domain/Instance.ts"
-import { Busy, InstanceNotFound, InvalidState, VerbCancelled, VerbFailed } from "../domain/problems.ts"
-import type { Failure } from "./Lifecycle.ts"
+import {
+  Busy,
+  InstanceNotFound,
+  InvalidState,
+  Unprocessable,
+  VerbCancelled,
+  VerbFailed
+} from "../domain/problems.ts"
+import { checkStep, type Failure } from "./Lifecycle.ts"
 import type { Reply } from "./Reply.ts"
 
 export const notFound = (id: InstanceId): InstanceNotFound =>
@@ -35,17 +42,24 @@ export const createAnswer = (
     case "Gone":
       return Effect.fail(verbCancelled(id, "create", "delete"))
     case "Denied":
+    case "Impossible":
     case "Busy":
       return Effect.fail(new Busy({ detail: reply.reason }))
   }
 }
+
+/** A restore that its check refused: nothing failed, this host cannot do it as it is now. */
+const isRefusal = (failure: Failure): boolean => failure.step === checkStep
 
 /** The reply to a verb. */
 export const verbAnswer = (
   id: InstanceId,
   verb: Verb,
   reply: Reply
-): Effect.Effect<void, InstanceNotFound | InvalidState | VerbFailed | VerbCancelled | Busy> => {
+): Effect.Effect<
+  void,
+  InstanceNotFound | InvalidState | Unprocessable | VerbFailed | VerbCancelled | Busy
+> => {
   switch (reply._tag) {
     case "Reached":
       return Effect.void
@@ -60,8 +74,14 @@ export const verbAnswer = (
           allowed: reply.allowed
         })
       )
+    case "Impossible":
+      return Effect.fail(new Unprocessable({ detail: reply.reason }))
     case "Failed":
-      return Effect.fail(verbFailed(id, verb, reply.failure))
+      return Effect.fail(
+        isRefusal(reply.failure)
+          ? new Unprocessable({ detail: `'${id}' cannot be restored here: ${reply.failure.reason}` })
+          : verbFailed(id, verb, reply.failure)
+      )
     case "Cancelled":
       return Effect.fail(verbCancelled(id, reply.verb, reply.by))
     case "Gone":
@@ -75,7 +95,7 @@ export const verbAnswer = (
 export const patchAnswer = (
   id: InstanceId,
   reply: Reply
-): Effect.Effect<void, InstanceNotFound | InvalidState | VerbFailed | Busy> => {
+): Effect.Effect<void, InstanceNotFound | InvalidState | Unprocessable | VerbFailed | Busy> => {
   switch (reply._tag) {
     case "Failed":
       return Effect.fail(verbFailed(id, "resize", reply.failure))

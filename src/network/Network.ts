@@ -3,16 +3,15 @@
  * values that instances keep in their records; the pool is rebuilt from them, and what the kernel holds beyond them is
  * a leftover.
  *
- *   lease ──► attach ──► (the VMM opens the TAP) ──► detach ──► attach ... ──► release
+ *   lease ──► attach ──► (the VMM opens the TAP) ──► pin ──► (the guest runs) ──► detach ──► attach ... ──► release
  *
- * The pin is there before a VMM can open the TAP and goes after it, so no frame of a guest ever passes unchecked. TAPs, bridge and rules
- * outlive the service as VMs do; `removeAll` is for who wants the host as it was. All of it acts on the network
+ * The pin is there before the guest runs and stays until it is dead, so no frame of a guest ever passes unchecked; it is
+ * made while the VMM starts, which costs the start of a VM nothing. TAPs, bridge and rules outlive the service as VMs do; `removeAll` is for who wants the host as it was. All of it acts on the network
  * namespace that the service runs in.
  */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Result from "effect/Result"
 import * as Ref from "effect/Ref"
 import * as Semaphore from "effect/Semaphore"
 import type { InstanceId } from "../domain/Ids.ts"
@@ -27,7 +26,7 @@ import { ensureFirewall, pin, pinOnly, removeFirewall, unpin } from "./Firewall.
 import { bridge, ip, type Link, links, networkFault, permanentNeighbours } from "./iproute.ts"
 import type { LeaseClash, NetworkFault } from "./NetworkFault.ts"
 import { contains } from "./pool.ts"
-import { forwardingLine, isTaken, isOurs, makeTap, portLines, removed, removeTap, removeTaps } from "./Tap.ts"
+import { forwardingLine, isOurs, makeTap, portLines, removed, removeTap, removeTaps } from "./Tap.ts"
 
 export { LeaseClash, NetworkFault } from "./NetworkFault.ts"
 
@@ -40,34 +39,18 @@ const prepare = (subnet: Subnet): Effect.Effect<void, NetworkFault> =>
     ensureFirewall(subnet).pipe(Effect.mapError(networkFault("set up the firewall")))
   )
 
-/**
- * Pin and TAP at once, since nobody has the TAP open before both are there and every process costs the start of a VM
- * its milliseconds. Where one fails, the other is taken back. Not interruptible: what is half attached has no owner.
- */
-const attachTo = (subnet: Subnet, id: InstanceId, lease: Lease): Effect.Effect<void, CommandFault> =>
-  Effect.gen(function* () {
-    const [pinned, made] = yield* Effect.all(
-      [Effect.result(pin(subnet, lease)), Effect.result(makeTap(subnet, id, lease))],
-      { concurrency: 2 }
-    )
-    if (Result.isFailure(made)) {
-      // A TAP that is held belongs to a VMM which needs its pin.
-      if (Result.isSuccess(pinned) && !isTaken(made.failure)) yield* Effect.ignore(unpin(subnet, lease))
-      return yield* made.failure
-    }
-    if (Result.isFailure(pinned)) {
-      yield* Effect.ignore(removeTap(subnet, lease))
-      return yield* pinned.failure
-    }
-    return undefined
-  }).pipe(Effect.uninterruptible)
-
-/** The TAP goes first: while it is there, its pin is. Without a table there is no pin. */
-const detachFrom = (subnet: Subnet, lease: Lease): Effect.Effect<void, CommandFault> =>
-  removeTap(subnet, lease).pipe(
-    Effect.andThen(unpin(subnet, lease).pipe(Effect.catchIf(isAbsence, () => Effect.void))),
+/** What a TAP needs before frames of a guest may pass: both at once, since each costs the start of a process. */
+const pinTo = (subnet: Subnet, lease: Lease): Effect.Effect<void, CommandFault> =>
+  Effect.all([pin(subnet, lease), bridge([forwardingLine(lease)])], { concurrency: 2, discard: true }).pipe(
     Effect.uninterruptible
   )
+
+/** TAP and pin at once: no process has the TAP open any more. Without a table there is no pin. */
+const detachFrom = (subnet: Subnet, lease: Lease): Effect.Effect<void, CommandFault> =>
+  Effect.all(
+    [removeTap(subnet, lease), unpin(subnet, lease).pipe(Effect.catchIf(isAbsence, () => Effect.void))],
+    { concurrency: 2, discard: true }
+  ).pipe(Effect.uninterruptible)
 
 const tapsOf = (subnet: Subnet, all: ReadonlyArray<Link>): ReadonlyArray<string> =>
   all.filter((link) => isOurs(subnet, link)).map((link) => link.ifname)
@@ -160,7 +143,8 @@ const make = Effect.gen(function* () {
     adopt: allocator.adopt,
     release: allocator.release,
     usage: allocator.usage,
-    attach: (id, lease) => inPlace(change(onBridge("attach the TAP", attachTo(subnet, id, lease)))),
+    attach: (id, lease) => inPlace(change(onBridge("attach the TAP", makeTap(subnet, id, lease)))),
+    pin: (lease) => inPlace(change(onBridge("pin the TAP", pinTo(subnet, lease)))),
     detach: (lease) =>
       inPlace(change(detachFrom(subnet, lease).pipe(Effect.mapError(networkFault("detach the TAP"))))),
     reconcile: (live) =>
@@ -186,11 +170,17 @@ export class Network extends Context.Service<
     /** Gives the address back. Ignored where there is none. */
     readonly release: (id: InstanceId) => Effect.Effect<void>
     /**
-     * Makes the TAP on the bridge, pinned to the lease's MAC and address. Takes over a leftover of the same name that
-     * nobody holds; waits up to 2 s for a VMM that is just ending. Nothing is left where it fails.
+     * Makes the TAP, a port of the bridge, for a VMM to open. Takes over a leftover of the same name that nobody holds;
+     * waits up to 2 s for a VMM that is just ending. Nothing is left where it fails. No guest may run on it before it
+     * is pinned.
      */
     readonly attach: (id: InstanceId, lease: Lease) => Effect.Effect<void, NetworkFault>
-    /** Removes the TAP and its rules. Ignored where there is none. */
+    /** Ties the TAP to the lease's MAC and address: nothing else comes out of it, and nothing else finds it. */
+    readonly pin: (lease: Lease) => Effect.Effect<void, NetworkFault>
+    /**
+     * Removes the TAP and its rules, both at the same time: the VMM that had it open must be dead. Ignored where there is
+     * none.
+     */
     readonly detach: (lease: Lease) => Effect.Effect<void, NetworkFault>
     /**
      * Makes kernel state equal to the given leases that hold a TAP: removes every other TAP and rule of ours, renews the

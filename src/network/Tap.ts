@@ -15,7 +15,7 @@ import type { InstanceId } from "../domain/Ids.ts"
 import type { InterfaceName, Lease, Subnet } from "../domain/Network.ts"
 import type { CommandFault } from "../host/Fault.ts"
 import { bridgeAlias } from "./Bridge.ts"
-import { bridge, ip, ipForced, type Link, links } from "./iproute.ts"
+import { ip, ipForced, type Link, links } from "./iproute.ts"
 
 /** A VMM that was killed holds its TAP until the kernel has closed its files; there is no event to wait for. */
 const busyPollMs = 25
@@ -126,7 +126,6 @@ export const makeTap = (subnet: Subnet, id: InstanceId, lease: Lease): Effect.Ef
         Effect.andThen(make)
       )
     ),
-    Effect.andThen(bridge([forwardingLine(lease)]).pipe(Effect.tapError(undo))),
     Effect.uninterruptible
   )
 }

@@ -34,8 +34,19 @@ const attach = (world: World, run: ServiceRun, id: InstanceId, lease: Lease) =>
       putTap(world, { name: lease.tap, owner: id, ip: lease.ip, mac: lease.mac, pinned: false })
       return Effect.void
     }),
-    finish: () => Effect.sync(() => pinTap(world, lease.tap, true)),
+    finish: () => Effect.void,
     undo: () => dropTap(world, lease.tap)
+  })
+
+const pin = (world: World, run: ServiceRun, lease: Lease) =>
+  operate(world, run, {
+    operation: "tapPin",
+    id: world.taps.get(lease.tap)?.owner ?? lease.tap,
+    fault: fault("tapPin"),
+    begin: Effect.suspend(() =>
+      world.taps.has(lease.tap) ? Effect.void : Effect.fail(fault("tapPin")(`TAP ${lease.tap} is not there`))
+    ),
+    finish: () => Effect.sync(() => pinTap(world, lease.tap, true))
   })
 
 const detach = (world: World, run: ServiceRun, lease: Lease) =>
@@ -84,6 +95,7 @@ export const layer: Layer.Layer<Network, never, Settings | SimulatedWorld | Serv
       release,
       usage,
       attach: (id, lease) => attach(world, run, id, lease),
+      pin: (lease) => Effect.suspend(() => pin(world, run, lease)),
       detach: (lease) => Effect.suspend(() => detach(world, run, lease)),
       reconcile: (live) => reconcile(world, run, live)
     })

@@ -1,11 +1,13 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as TestClock from "effect/testing/TestClock"
 import { InstanceId } from "../../src/domain/Ids.ts"
-import { noLatency } from "../../src/host/simulated/FaultPlan.ts"
+import { between, noLatency } from "../../src/host/simulated/FaultPlan.ts"
 import { crashVmm } from "../../src/host/simulated/incidents.ts"
 import { look, ledger } from "../../src/host/simulated/ledger.ts"
+import { stopGraceMs } from "../../src/instance/perform/teardown.ts"
 import { makePlace, request } from "../support/simulatedService.ts"
 
 const id = InstanceId.make("vm")
@@ -55,6 +57,19 @@ describe("an instance on a simulated host", () => {
         place.files.names().filter((name) => name.includes("/vm")),
         []
       )
+    })
+  )
+
+  it.effect("asked to stop while it boots, ends by itself as soon as its agent hears of it", () =>
+    Effect.gen(function* () {
+      const bootMs = 2_000
+      const place = yield* makePlace({ latencies: { ...noLatency, guestBoot: between(bootMs, bootMs) } })
+      const { instances } = yield* place.start
+      yield* whileTimePasses(instances.create(request("vm")))
+      const askedAt = yield* Clock.currentTimeMillis
+      const stopped = yield* whileTimePasses(instances.command(id, "stop"))
+      assert.strictEqual(stopped.state, "Stopped")
+      assert.isBelow((yield* Clock.currentTimeMillis) - askedAt, stopGraceMs)
     })
   )
 

@@ -3,9 +3,9 @@
  * that runs is led through as much as one guest can; what needs no guest stays at the first instruction.
  */
 import { execFileSync } from "node:child_process"
-import { createHash } from "node:crypto"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import { crc32 } from "node:zlib"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
@@ -278,7 +278,7 @@ const snapshotAndRestore = Effect.gen(function* () {
   assert.deepStrictEqual(file, {
     name: "state",
     bytes: fs.statSync(state).size,
-    sha256: createHash("sha256").update(fs.readFileSync(state)).digest("hex")
+    checksum: `crc32:${crc32(fs.readFileSync(state)).toString(16).padStart(8, "0")}`
   })
   yield* expectStatus(session, "Paused")
   assert.deepStrictEqual(fs.readdirSync(first), ["state"])

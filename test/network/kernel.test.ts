@@ -6,7 +6,7 @@ import { Cidr, InterfaceName } from "../../src/domain/Network.ts"
 import { conflicts, foreignDrops } from "../../src/network/conflicts.ts"
 import { bridgeMaxPorts, ip, links } from "../../src/network/iproute.ts"
 import { removeAll, setUp } from "../../src/network/Network.ts"
-import { hold, id, kernelState, service, subnet, taps } from "../support/netnsGuests.ts"
+import { connect, hold, id, kernelState, service, subnet, taps } from "../support/netnsGuests.ts"
 import { inside, namespace, namespacesMissing, within } from "../support/netns.ts"
 
 const live = it.live.skipIf(namespacesMissing !== undefined)
@@ -18,7 +18,7 @@ live("attach gives a port that talks to the host only; detach leaves nothing", (
     yield* inside(host)(setUp(subnet))
     const before = yield* kernelState(host)
     const lease = yield* network.lease(id("a"))
-    yield* network.attach(id("a"), lease)
+    yield* connect(network, id("a"), lease)
     const shown = yield* within(host, "ip", "-d", "link", "show", lease.tap)
     for (const flag of [
       "isolated on",
@@ -34,7 +34,7 @@ live("attach gives a port that talks to the host only; detach leaves nothing", (
       yield* within(host, "bridge", "fdb", "show"),
       `${lease.mac} dev ${lease.tap} master vmbr0 static`
     )
-    yield* network.attach(id("a"), lease)
+    yield* connect(network, id("a"), lease)
     yield* network.detach(lease)
     assert.deepStrictEqual(yield* kernelState(host), before)
     yield* network.detach(lease)
@@ -59,7 +59,7 @@ live("twenty rounds of eight at once leave nothing", () =>
         (name) =>
           Effect.gen(function* () {
             const lease = yield* network.lease(name)
-            yield* network.attach(name, lease)
+            yield* connect(network, name, lease)
             yield* network.detach(lease)
             yield* network.release(name)
           }),
@@ -76,7 +76,7 @@ live("what a crash left is removed, what lives stays and is set right, what is f
     const host = yield* namespace
     const before = yield* service(host)
     const attached = (name: string) =>
-      Effect.tap(before.lease(id(name)), (lease) => before.attach(id(name), lease))
+      Effect.tap(before.lease(id(name)), (lease) => connect(before, id(name), lease))
     const [lives, dead, deadToo] = yield* Effect.all([
       attached("lives"),
       attached("dead"),
@@ -119,11 +119,11 @@ live("a bridge and rules that somebody removed are made anew, and running TAPs c
     const host = yield* namespace
     const network = yield* service(host)
     const [first, second] = [yield* network.lease(id("first")), yield* network.lease(id("second"))]
-    yield* network.attach(id("first"), first)
+    yield* connect(network, id("first"), first)
     const mac = yield* within(host, "cat", "/sys/class/net/vmbr0/address")
     yield* within(host, "ip", "link", "del", "vmbr0")
     yield* within(host, "nft", "flush ruleset")
-    yield* network.attach(id("second"), second)
+    yield* connect(network, id("second"), second)
     assert.strictEqual(yield* within(host, "cat", "/sys/class/net/vmbr0/address"), mac)
     assert.deepStrictEqual(
       yield* network.reconcile(
@@ -152,7 +152,7 @@ live("a TAP that a dying VMM holds is waited for; one that stays held is a fault
     const host = yield* namespace
     const network = yield* service(host)
     const lease = yield* network.lease(id("a"))
-    yield* network.attach(id("a"), lease)
+    yield* connect(network, id("a"), lease)
     yield* Effect.scoped(
       Effect.gen(function* () {
         yield* hold(host, lease.tap)
@@ -162,11 +162,11 @@ live("a TAP that a dying VMM holds is waited for; one that stays held is a fault
         assert.include(yield* within(host, "nft", "list", "ruleset"), `"${lease.tap}" . ${lease.mac}`)
       })
     )
-    yield* network.attach(id("a"), lease)
+    yield* connect(network, id("a"), lease)
     const holder = yield* Effect.forkChild(
       Effect.scoped(Effect.andThen(hold(host, lease.tap), Effect.sleep("300 millis")))
     )
-    yield* network.attach(id("a"), lease)
+    yield* connect(network, id("a"), lease)
     yield* Fiber.join(holder)
   }).pipe(Effect.scoped)
 )

@@ -38,6 +38,10 @@ export const service = (host: Namespace, of: Subnet = subnet) =>
     Network.layer.pipe(Layer.provide(settings(of)), Layer.provide(Layer.succeed(CommandPrefix, host.prefix)))
   ).pipe(Effect.map((context) => Context.get(context, Network)))
 
+/** A TAP as a guest's VMM finds it once its guest runs: made and pinned. */
+export const connect = (network: Network["Service"], name: InstanceId, lease: Lease) =>
+  Effect.andThen(network.attach(name, lease), network.pin(lease))
+
 export const taps = (host: Namespace) =>
   inside(host)(links).pipe(
     Effect.map((all) => all.filter((link) => link.linkinfo?.info_kind === "tun").map((link) => link.ifname))

@@ -33,6 +33,7 @@ const life = (host: TestHost, service: Service) =>
     const lease = yield* service.network.lease(id)
     yield* service.network.reconcile(new Map())
     yield* service.network.attach(id, lease)
+    yield* service.network.pin(lease)
     const config = yield* prepareVm(host, "a", { lease })
     const extra = { serial: "layer-1", path: "/data/layers/base", readonly: true }
     const ref = { id, process: yield* service.vmm.spawn(config), runDirectory: config.runDirectory }
@@ -55,6 +56,7 @@ const life = (host: TestHost, service: Service) =>
     yield* service.processes.kill(ref)
     yield* service.network.detach(lease)
     yield* service.network.attach(id, lease)
+    yield* service.network.pin(lease)
     const process = yield* service.vmm.spawnRestoring(config, "/data/a/snapshot", files)
     const restored = { ...ref, process }
     yield* Effect.scoped(

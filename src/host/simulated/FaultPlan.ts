@@ -37,6 +37,7 @@ export const operations = [
   "agentAwaken",
   "agentSync",
   "tapAttach",
+  "tapPin",
   "tapDetach",
   "tapReconcile"
 ] as const
@@ -55,7 +56,7 @@ export type Probabilities = Readonly<Partial<Record<Operation, number>>>
 const tailProbability = 0.01
 const tailFactor = 5
 
-const between = (minMs: number, maxMs: number): Latency => ({ minMs, maxMs })
+export const between = (minMs: number, maxMs: number): Latency => ({ minMs, maxMs })
 
 /**
  * About what QEMU 7.2 on q35 took for a guest of 512 MiB on two slow cores (spawn, snapshot, restore, hot plug measured;
@@ -83,7 +84,8 @@ export const realLatency: Latencies = {
   agentShutdown: between(1, 5),
   agentAwaken: between(2, 20),
   agentSync: between(2, 30),
-  tapAttach: between(10, 40),
+  tapAttach: between(5, 20),
+  tapPin: between(5, 20),
   tapDetach: between(5, 30),
   tapReconcile: between(10, 60)
 }

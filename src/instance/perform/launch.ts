@@ -1,7 +1,7 @@
 /**
  * From nothing to a VMM with a configured VM, and from there to a running guest.
  *
- *   overlay │ config disk │ TAP   (side by side)  ──►  VMM  ──►  boot
+ *   config disk │ TAP  ──►  VMM │ file system of the overlay │ pin of the TAP  ──►  boot        (│: side by side)
  *
  * Each step leaves what is already right alone, so that the same launch can be done again after a crash.
  */
@@ -19,7 +19,7 @@ import { Network } from "../../network/Network.ts"
 import { type VmConfig, Vmm } from "../../vmm/Vmm.ts"
 import type { Record } from "../Record.ts"
 import { guestConfig } from "./guestConfig.ts"
-import { inStep, session, type Subject } from "./subject.ts"
+import { inStep, session, type Subject, workFailed } from "./subject.ts"
 
 /** The image that the instance was created from, whatever its tag means by now. */
 export const bootImage = Effect.fnUntraced(function* (record: Record) {
@@ -56,10 +56,23 @@ export const vmConfig = Effect.fnUntraced(function* (subject: Subject, image: Bo
   return config
 })
 
-const makeOverlay = Effect.fnUntraced(function* (subject: Subject) {
+/** Whether its guest has ever run: then its disk holds what it wrote, and nobody makes a new one. */
+const hasRun = (record: Record): boolean => record.started_at !== null
+
+const allotOverlay = Effect.fnUntraced(function* ({ record, paths }: Subject) {
   const overlay = yield* Overlay
+  const files = yield* Files
+  const failed = inStep("overlay", "The writable disk could not be made; is the host's disk full?")
+  if (!hasRun(record)) return yield* overlay.allot(paths.overlay, record.spec.overlay_mb).pipe(failed)
+  if (!(yield* files.exists(paths.overlay).pipe(failed)))
+    return yield* workFailed("overlay", "The guest's writable disk is gone from the host.", undefined)
+})
+
+const formatOverlay = Effect.fnUntraced(function* ({ record, paths }: Subject) {
+  const overlay = yield* Overlay
+  if (hasRun(record)) return
   yield* overlay
-    .make(subject.paths.overlay, subject.record.spec.overlay_mb)
+    .format(paths.overlay)
     .pipe(inStep("overlay", "The writable disk could not be made; is the host's disk full?"), step("overlay"))
 })
 
@@ -79,12 +92,21 @@ export const attachTap = Effect.fnUntraced(function* (record: Record) {
     .pipe(inStep("tap", "The TAP device could not be made."), step("tap"))
 })
 
+/** Pins the TAP to the lease. It may be done while a VMM opens it, and must be before a guest runs on it. */
+export const pinTap = Effect.fnUntraced(function* (record: Record) {
+  const network = yield* Network
+  if (record.lease === null) return
+  yield* network
+    .pin(record.lease)
+    .pipe(inStep("tap", "The TAP device could not be tied to its address."), step("pin"))
+})
+
 /** Launch: ends with the identity of a VMM whose guest has not started. */
 export const launch = Effect.fnUntraced(function* (subject: Subject) {
   const vmm = yield* Vmm
   const files = yield* Files
   const image = yield* bootImage(subject.record)
-  yield* Effect.all([makeOverlay(subject), makeConfig(subject, image), attachTap(subject.record)], {
+  yield* Effect.all([allotOverlay(subject), makeConfig(subject, image), attachTap(subject.record)], {
     concurrency: "unbounded",
     discard: true
   })
@@ -94,7 +116,11 @@ export const launch = Effect.fnUntraced(function* (subject: Subject) {
   yield* files
     .makeDirectory(config.runDirectory)
     .pipe(inStep("files", "The instance's run directory could not be made."))
-  return yield* vmm.spawn(config).pipe(inStep("spawn", "The VMM could not be started."), step("spawn"))
+  const spawned = vmm.spawn(config).pipe(inStep("spawn", "The VMM could not be started."), step("spawn"))
+  const [identity] = yield* Effect.all([spawned, formatOverlay(subject), pinTap(subject.record)], {
+    concurrency: "unbounded"
+  })
+  return identity
 })
 
 /** Boot: from a VMM that stands before its guest's first instruction, or whose guest went off. */

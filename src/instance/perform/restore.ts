@@ -10,9 +10,9 @@ import type { SnapshotManifest } from "../../domain/Snapshot.ts"
 import { step } from "../../host/Boundary.ts"
 import { Files } from "../../host/Files.ts"
 import { Vmm } from "../../vmm/Vmm.ts"
-import type { SnapshotRef } from "../Lifecycle.ts"
-import { attachTap } from "./launch.ts"
-import { dependencies, dropSnapshots, readManifest, snapshotDirectory } from "./snapshot.ts"
+import { checkStep, type SnapshotRef } from "../Lifecycle.ts"
+import { attachTap, pinTap } from "./launch.ts"
+import { dependencies, forgetSnapshots, readManifest, snapshotDirectory } from "./snapshot.ts"
 import { inStep, resumeGuest, session, type Subject, workFailed } from "./subject.ts"
 
 type Dependencies = Effect.Success<ReturnType<typeof dependencies>>
@@ -49,19 +49,21 @@ const areWhole = Effect.fnUntraced(function* (directory: string, manifest: Snaps
 
 /** Whether the snapshot can be restored here and now; reads only. Fails with the reason where it cannot. */
 export const check = Effect.fnUntraced(function* (subject: Subject, ref: SnapshotRef) {
-  const unreadable = (cause: unknown) => workFailed("check", "The snapshot cannot be read.", cause, true)
+  const unreadable = (cause: unknown) => workFailed(checkStep, "The snapshot cannot be read.", cause, true)
   const manifest = yield* readManifest(subject.paths, ref.number).pipe(Effect.mapError(unreadable))
   if (Option.isNone(manifest))
-    return yield* workFailed("check", "The snapshot is not complete.", undefined, true)
+    return yield* workFailed(checkStep, "The snapshot is not complete.", undefined, true)
   const now = yield* dependencies(subject).pipe(
-    Effect.mapError((cause) => workFailed("check", "What the snapshot needs is not all there.", cause, true))
+    Effect.mapError((cause) =>
+      workFailed(checkStep, "What the snapshot needs is not all there.", cause, true)
+    )
   )
   const reason = mismatch(manifest.value, now)
-  if (reason !== null) return yield* workFailed("check", reason, undefined, true)
+  if (reason !== null) return yield* workFailed(checkStep, reason, undefined, true)
   const whole = yield* areWhole(snapshotDirectory(subject.paths, ref.number), manifest.value).pipe(
     Effect.mapError(unreadable)
   )
-  if (!whole) return yield* workFailed("check", "The snapshot's files are damaged.", undefined, true)
+  if (!whole) return yield* workFailed(checkStep, "The snapshot's files are damaged.", undefined, true)
   return { config: now.config, files: manifest.value.files }
 })
 
@@ -69,14 +71,16 @@ export const check = Effect.fnUntraced(function* (subject: Subject, ref: Snapsho
 export const load = Effect.fnUntraced(function* (subject: Subject, ref: SnapshotRef) {
   const vmm = yield* Vmm
   const files = yield* Files
-  const { config, files: written } = yield* check(subject, ref).pipe(step("check"))
+  const { config, files: written } = yield* check(subject, ref).pipe(step(checkStep))
   yield* attachTap(subject.record)
   yield* files
     .makeDirectory(config.runDirectory)
     .pipe(inStep("files", "The instance's run directory could not be made."))
-  return yield* vmm
+  const spawned = vmm
     .spawnRestoring(config, snapshotDirectory(subject.paths, ref.number), written)
     .pipe(inStep("spawn", "The VMM could not load the snapshot."), step("spawn"))
+  const [identity] = yield* Effect.all([spawned, pinTap(subject.record)], { concurrency: 2 })
+  return identity
 })
 
 /**
@@ -91,5 +95,5 @@ export const revive = (subject: Subject, resume: boolean) =>
         ? resumeGuest(control).pipe(inStep("resume", "The guest could not be resumed."), step("resume"))
         : Effect.void
     ),
-    Effect.ensuring(dropSnapshots(subject.paths, null).pipe(Effect.ignore, step("snapshots-remove")))
+    Effect.ensuring(forgetSnapshots(subject.paths).pipe(Effect.ignore, step("snapshots-remove")))
   )

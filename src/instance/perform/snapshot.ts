@@ -42,15 +42,30 @@ const dropSnapshot = Effect.fnUntraced(function* (directory: string) {
   yield* files.remove(directory)
 })
 
+/** Does it with every snapshot, whole or half, but the kept one. */
+const eachSnapshot = <E, R>(
+  paths: InstancePaths,
+  kept: number | null,
+  drop: (directory: string) => Effect.Effect<void, E, R>
+) =>
+  Effect.gen(function* () {
+    const files = yield* Files
+    const names = (yield* files.list(paths.snapshots)).filter((name) => name !== `${kept}`)
+    yield* Effect.forEach(names, (name) => drop(path.join(paths.snapshots, name)), { discard: true })
+  })
+
 /** Removes every snapshot, whole or half, but the kept one. */
-export const dropSnapshots = Effect.fnUntraced(function* (paths: InstancePaths, kept: number | null) {
+export const dropSnapshots = (paths: InstancePaths, kept: number | null) =>
+  eachSnapshot(paths, kept, dropSnapshot)
+
+/**
+ * No snapshot is complete any more when it ends; their data goes in the background, since a guest's memory takes the
+ * file system a while to give back. What is cut off there is removed at the next start of the service.
+ */
+export const forgetSnapshots = Effect.fnUntraced(function* (paths: InstancePaths) {
   const files = yield* Files
-  const names = yield* files.list(paths.snapshots)
-  yield* Effect.forEach(
-    names.filter((name) => name !== `${kept}`),
-    (name) => dropSnapshot(path.join(paths.snapshots, name)),
-    { discard: true }
-  )
+  yield* eachSnapshot(paths, null, (directory) => files.remove(path.join(directory, manifestName)))
+  yield* Effect.forkScoped(Effect.ignore(dropSnapshots(paths, null)))
 })
 
 /** The manifest of a complete snapshot; none where there is no complete one of that number. */

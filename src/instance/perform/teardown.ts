@@ -18,26 +18,40 @@ export const stopGraceMs = 10_000
 /** How long a VMM may take to obey `quit` before it is signalled. */
 const quitGraceMs = 2_000
 
+type Asked = "nobody" | "button" | "agent"
+
 /** Asks by the agent where it answers, by the power button where it does not. A paused guest hears neither. */
 const askGuest = Effect.fnUntraced(function* (subject: Subject, control: VmmSession) {
   const status = yield* control.status
-  if (status._tag === "Off" || status._tag === "Panicked" || status._tag === "Prelaunch") return false
+  if (status._tag === "Off" || status._tag === "Panicked" || status._tag === "Prelaunch")
+    return "nobody" satisfies Asked
   if (status._tag === "Paused") yield* control.resume
   const agent = subject.wire === null ? Option.none() : subject.wire.agent()
-  const asked = Option.isSome(agent)
+  const heard = Option.isSome(agent)
     ? yield* agent.value.shutdown(stopGraceMs).pipe(
         Effect.as(true),
         Effect.orElseSucceed(() => false)
       )
     : false
-  if (!asked) yield* control.powerButton
-  return true
+  if (heard) return "agent" satisfies Asked
+  yield* control.powerButton
+  return "button" satisfies Asked
 })
 
-const awaitOff = (subject: Subject) =>
-  subject.wire === null
-    ? Effect.void
-    : subject.wire.guestOff.pipe(Effect.timeoutOption(stopGraceMs), Effect.asVoid)
+/** Waits for the guest's end, as long as its grace is. One that still boots hears of it when its agent comes up. */
+const awaitOff = (subject: Subject, asked: Asked) => {
+  if (subject.wire === null || asked === "nobody") return Effect.void
+  const { agentUp, guestOff } = subject.wire
+  const askLater = agentUp.pipe(
+    Effect.flatMap((agent) => agent.shutdown(stopGraceMs)),
+    Effect.ignore,
+    Effect.andThen(Effect.never)
+  )
+  return (asked === "agent" ? guestOff : Effect.raceFirst(guestOff, askLater)).pipe(
+    Effect.timeoutOption(stopGraceMs),
+    Effect.asVoid
+  )
+}
 
 /** Quiet: the guest is off, or had its chance. Never fails for the guest's sake: End follows in any case. */
 export const quiet = Effect.fnUntraced(function* (subject: Subject) {
@@ -46,7 +60,7 @@ export const quiet = Effect.fnUntraced(function* (subject: Subject) {
     inStep("shutdown", "The guest could not be asked to end."),
     step("ask")
   )
-  if (asked) yield* awaitOff(subject)
+  yield* awaitOff(subject, asked)
 })
 
 /** PowerOff: the guest is off, by its own will or at once after the grace; the VMM stays. */
@@ -56,7 +70,7 @@ export const powerOff = Effect.fnUntraced(function* (subject: Subject) {
     inStep("shutdown", "The guest could not be asked to end."),
     step("ask")
   )
-  if (asked) yield* awaitOff(subject)
+  yield* awaitOff(subject, asked)
   const status = yield* control.status.pipe(inStep("power-off", "The VMM does not answer."))
   if (status._tag !== "Off" && status._tag !== "Panicked")
     yield* control.powerOff.pipe(

@@ -66,7 +66,7 @@ const load = (host: Host, process: VmmProcess, directory: string, files: Readonl
     if (Option.isNone(text)) return yield* refuse("restore", "there is no snapshot")
     const snapshot = decodeSnapshot(text.value)
     const [written] = files
-    if (Option.isNone(snapshot) || written?.sha256 !== filesOf(text.value)[0]?.sha256)
+    if (Option.isNone(snapshot) || written?.checksum !== filesOf(text.value)[0]?.checksum)
       return yield* refuse("restore", "load of migration failed: the state is damaged")
     const { memory, memoryMb, sinceMs } = snapshot.value
     if (snapshot.value.fingerprint !== fingerprintOf(process.record)) {

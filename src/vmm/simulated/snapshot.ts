@@ -31,7 +31,7 @@ export const encodeSnapshot = (snapshot: Snapshot): string => {
 
 /** The snapshot's one file, as its manifest names it. */
 export const filesOf = (text: string): ReadonlyArray<SnapshotFile> => [
-  { name: stateName, bytes: Buffer.byteLength(text), sha256: checksum(text) }
+  { name: stateName, bytes: Buffer.byteLength(text), checksum: `sha256:${checksum(text)}` }
 ]
 
 /** None for a file that is cut, changed, or not a snapshot. */
