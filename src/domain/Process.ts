@@ -11,6 +11,10 @@ export const ProcessIdentity = Schema.Struct({
 })
 export type ProcessIdentity = typeof ProcessIdentity.Type
 
+/** One process, and not another that got its number. */
+export const isSameProcess = (left: ProcessIdentity, right: ProcessIdentity): boolean =>
+  left.pid === right.pid && left.start_time === right.start_time && left.boot_id === right.boot_id
+
 /** How a process ended; both are null when nobody was there to wait for it. */
 export const ProcessExit = Schema.Struct({
   code: Schema.NullOr(Schema.Int),

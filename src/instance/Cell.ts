@@ -12,7 +12,7 @@ import type * as Scope from "effect/Scope"
 import { timestamp } from "../domain/Ids.ts"
 import type { Instance } from "../domain/Instance.ts"
 import type { Subnet } from "../domain/Network.ts"
-import type { ProcessIdentity } from "../domain/Process.ts"
+import { isSameProcess, type ProcessIdentity } from "../domain/Process.ts"
 import { step } from "../host/Boundary.ts"
 import type { FileFault } from "../host/Fault.ts"
 import type { InstancePaths } from "../host/Paths.ts"
@@ -141,16 +141,18 @@ export const begin = Effect.fnUntraced(function* (cell: Cell) {
   cell.working = yield* Effect.forkIn(body, cell.scope)
 })
 
-const isSame = (left: ProcessIdentity, right: ProcessIdentity): boolean =>
-  left.pid === right.pid && left.start_time === right.start_time && left.boot_id === right.boot_id
-
 /** Wires to the VMM that the state owns. An Ending keeps the old ones: it still has to say quit. */
 export const rewire = Effect.fnUntraced(function* (cell: Cell) {
   const { state } = cell.record.lifecycle
   const own = vmmOf(state)
   if (state._tag === "Ending") return
   // A boot in the same VMM is another guest: what the old one still says must not be taken for it.
-  if (own !== null && cell.wire !== null && isSame(own, cell.wire.ref.process) && state._tag !== "Booting")
+  if (
+    own !== null &&
+    cell.wire !== null &&
+    isSameProcess(own, cell.wire.ref.process) &&
+    state._tag !== "Booting"
+  )
     return
   if (cell.wire !== null) yield* cell.wire.close
   cell.wire = null

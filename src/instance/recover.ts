@@ -12,9 +12,10 @@ import * as path from "node:path"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
-import type { InstanceId } from "../domain/Ids.ts"
+import * as Schema from "effect/Schema"
+import { InstanceId } from "../domain/Ids.ts"
 import type { Lease } from "../domain/Network.ts"
-import type { ProcessIdentity } from "../domain/Process.ts"
+import { isSameProcess } from "../domain/Process.ts"
 import type { GuestReport } from "../guest/GuestConfig.ts"
 import { readReport } from "../guest/configDisk.ts"
 import { Files } from "../host/Files.ts"
@@ -38,9 +39,6 @@ export interface Recovered {
   readonly record: Record
   readonly probe: Probe
 }
-
-const isSame = (left: ProcessIdentity, right: ProcessIdentity) =>
-  left.pid === right.pid && left.start_time === right.start_time && left.boot_id === right.boot_id
 
 const statusNames: { readonly [Tag in VmmStatus["_tag"]]: Probe["status"] } = {
   Prelaunch: "prelaunch",
@@ -120,7 +118,7 @@ const endOrphans = Effect.fnUntraced(function* (records: ReadonlyArray<Record>) 
   const owned = new Map(records.map((record) => [record.spec.id, vmmOf(record.lifecycle.state)] as const))
   const orphans = (yield* processes.scan).filter((ref) => {
     const owner = owned.get(ref.id) ?? null
-    return owner === null || !isSame(owner, ref.process)
+    return owner === null || !isSameProcess(owner, ref.process)
   })
   yield* Effect.forEach(
     orphans,
@@ -153,7 +151,7 @@ export const reconcileOne = Effect.fnUntraced(function* (record: Record) {
   const { state } = record.lifecycle
   const own = vmmOf(state)
   const strays = (yield* processes.scan).filter(
-    (ref) => ref.id === record.spec.id && (own === null || !isSame(own, ref.process))
+    (ref) => ref.id === record.spec.id && (own === null || !isSameProcess(own, ref.process))
   )
   yield* Effect.forEach(strays, processes.kill, { discard: true })
   if (holdsTap(state)) return
@@ -186,7 +184,10 @@ const adoptLeases = Effect.fnUntraced(function* (records: ReadonlyArray<Record>)
   return live
 })
 
-/** What `Files.write` and the overlay leave where they are cut off; nobody reads it. */
+/** Other names in the run directory are the VMM processes' own. */
+const isInstanceId = Schema.is(InstanceId)
+
+/** What `Files.write` and the config disk leave where they are cut off; nobody reads it. */
 const unfinished = /\.tmp(-\d+)?$/u
 
 /** Run directories, unfinished files, and snapshots of guests that run on, that no state owns. */
@@ -201,7 +202,7 @@ const removeFiles = Effect.fnUntraced(function* (
   const running = new Set(
     records.filter((it) => holdsTap(it.lifecycle.state)).map((it): string => it.spec.id)
   )
-  const runs = (yield* files.list(paths.run)).filter((name) => !running.has(name))
+  const runs = (yield* files.list(paths.run)).filter((name) => isInstanceId(name) && !running.has(name))
   yield* Effect.forEach(runs, (name) => files.remove(path.join(paths.run, name)), { discard: true })
   yield* Effect.forEach(
     records,

@@ -31,10 +31,11 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { InstanceId } from "../domain/Ids.ts"
-import type { ProcessExit, ProcessIdentity } from "../domain/Process.ts"
-import { CommandPrefix, run } from "../host/Command.ts"
+import { isSameProcess, type ProcessExit, type ProcessIdentity } from "../domain/Process.ts"
+import { CommandPrefix } from "../host/Command.ts"
 import { Paths } from "../host/Paths.ts"
 import { identify, isAlive, processes, signal } from "../host/Proc.ts"
+import { type ExitFifos, exitFifos } from "./exitFifo.ts"
 import { VmmFault, VmmProcesses, type VmmRef } from "./Vmm.ts"
 
 export const exitFifoName = "exit.fifo"
@@ -137,9 +138,6 @@ const childExit = (child: Child): Effect.Effect<ProcessExit> =>
 
 const sleep = (ms: number) => Effect.sleep(ms)
 
-const isSame = (left: ProcessIdentity, right: ProcessIdentity) =>
-  left.pid === right.pid && left.start_time === right.start_time && left.boot_id === right.boot_id
-
 /** Looks at the process until it is dead: often at first, then at the slow interval. */
 const pollUntilDead = Effect.fnUntraced(function* (process: ProcessIdentity, quickPolls: number) {
   for (let polls = 0; yield* isAlive(process); polls++)
@@ -189,14 +187,6 @@ const adoptedExit = Effect.fnUntraced(function* (vmm: VmmRef) {
 const launchFault = (operation: string, reason: string) => (cause: unknown) =>
   new VmmFault({ operation, reason, cause })
 
-/** A new FIFO without a reader; the name is taken over from a run before. */
-const makeFifo = Effect.fnUntraced(function* (fifo: string) {
-  yield* Effect.promise(() => fs.rm(fifo, { force: true }))
-  yield* run("mkfifo", ["-m", "600", fifo]).pipe(
-    Effect.mapError(launchFault("spawn", "the VMM's exit FIFO could not be made"))
-  )
-})
-
 const openFiles = (plan: LaunchPlan, fifo: string) =>
   Effect.acquireRelease(
     Effect.tryPromise({
@@ -244,9 +234,9 @@ const outcomeOf = (child: ChildProcess, exit: Deferred.Deferred<ProcessExit>): P
       .once("error", (cause) => end({ code: null, signal: null }, cause))
   })
 
-const start = Effect.fnUntraced(function* (children: Map<number, Child>, plan: LaunchPlan) {
+const start = Effect.fnUntraced(function* (children: Map<number, Child>, fifos: ExitFifos, plan: LaunchPlan) {
   const fifo = path.join(plan.runDirectory, exitFifoName)
-  yield* makeFifo(fifo)
+  yield* fifos.make(fifo).pipe(Effect.mapError(launchFault("spawn", "the VMM's exit FIFO could not be made")))
   const prefix = yield* CommandPrefix
   const files = yield* openFiles(plan, fifo)
   const child = startChild(plan, prefix, files.log.fd, files.exit.fd)
@@ -323,10 +313,11 @@ export const vmmProcessesLayer: Layer.Layer<VmmProcesses | VmmLauncher, never, P
   Effect.gen(function* () {
     const paths = yield* Paths
     const children = new Map<number, Child>()
+    const fifos = yield* exitFifos(paths.run)
     const exit = (vmm: VmmRef) =>
       Effect.suspend(() => {
         const child = children.get(vmm.process.pid)
-        return child !== undefined && isSame(child.identity, vmm.process)
+        return child !== undefined && isSameProcess(child.identity, vmm.process)
           ? childExit(child)
           : adoptedExit(vmm)
       })
@@ -337,7 +328,7 @@ export const vmmProcessesLayer: Layer.Layer<VmmProcesses | VmmLauncher, never, P
       scan: scan(paths.run)
     }).pipe(
       Context.add(VmmLauncher, {
-        launch: (plan) => Effect.uninterruptible(start(children, plan)),
+        launch: (plan) => Effect.uninterruptible(start(children, fifos, plan)),
         untilDeath: (vmm, logPath, operation) =>
           exit(vmm).pipe(
             Effect.flatMap((how) =>

@@ -95,7 +95,10 @@ export const ledger = (service: Service): Effect.Effect<Ledger> =>
       neighbours: [...fdb.filter((line) => line.includes("static")), ...neighbours].toSorted(),
       nftables: yield* ruleset(service),
       files: yield* Effect.promise(() => tree(service.dataDir)),
-      sockets: yield* Effect.promise(() => tree(service.runDirectory)),
+      // FIFOs made ahead for VMMs to come are the service's own, and go with it.
+      sockets: (yield* Effect.promise(() => tree(service.runDirectory))).filter(
+        (name) => !name.startsWith(".fifo-")
+      ),
       mounts: yield* Effect.promise(() => mountsOf(service.pid(), directories)),
       loopDevices: yield* Effect.promise(() => loopDevices(service.dataDir)),
       descriptors: yield* Effect.promise(() => descriptors(service.pid(), directories))

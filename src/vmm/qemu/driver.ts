@@ -2,9 +2,10 @@
  * QEMU as a driver (Vmm.ts): a q35 machine of the newest versioned type that the installed binary has, with KVM or
  * software emulation, controlled over QMP.
  *
- *   spawn            process ──► QMP answers ──► identity          the connection is closed: `attach` has its own
+ *   spawn            process ──► QMP answers ──► identity
  *   spawnRestoring   state file whole? ──► process, waiting ──► stream ──► paused ──► identity
- *   attach           the one long QMP connection of the service, in the caller's scope
+ *   attach           the one long QMP connection of the service, in the caller's scope: the spawn's, where it is still
+ *                    there, since QEMU serves one client at a time and a second connection costs milliseconds
  *
  * Sockets live in the VM's run directory: qmp.sock, agent.sock, and migrate.sock while a snapshot is taken or loaded.
  * The directory is the caller's; where a spawn fails, what it put there is gone again.
@@ -14,12 +15,14 @@ import * as fs from "node:fs/promises"
 import * as path from "node:path"
 import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type { ProcessIdentity } from "../../domain/Process.ts"
+import { isSameProcess, type ProcessIdentity } from "../../domain/Process.ts"
 import type { SnapshotFile } from "../../domain/Snapshot.ts"
 import { Files } from "../../host/Files.ts"
 import { Settings } from "../../host/Settings.ts"
@@ -70,14 +73,30 @@ const listenPolls = 1_000
 /** The guest goes off once a run; more events than this have nobody who reads them, and the oldest are dropped. */
 const eventsKept = 64
 
+/** A connection that its spawn has made and nobody has attached to yet. */
+interface Fresh {
+  readonly process: ProcessIdentity
+  readonly qmp: Qmp
+  readonly scope: Scope.Closeable
+}
+
 interface Host {
   readonly qemu: QemuHost
+  /** By run directory. The driver's scope closes what is left. */
+  readonly fresh: Map<string, Fresh>
   readonly launcher: VmmLauncher["Service"]
   readonly processes: VmmProcesses["Service"]
   readonly files: Files["Service"]
 }
 
 const fault = (operation: string, reason: string) => new VmmFault({ operation, reason, cause: undefined })
+
+const closeFresh = (host: Pick<Host, "fresh">, runDirectory: string) =>
+  Effect.suspend(() => {
+    const fresh = host.fresh.get(runDirectory)
+    host.fresh.delete(runDirectory)
+    return fresh === undefined ? Effect.void : Scope.close(fresh.scope, Exit.void)
+  })
 
 /** What a QEMU leaves in its run directory when it is killed. */
 const clearRunDirectory = (runDirectory: string) =>
@@ -147,10 +166,17 @@ const spawnWith = (
         runDirectory: config.runDirectory
       })
       const vmm: VmmRef = { id: config.id, process: identity, runDirectory: config.runDirectory }
-      const prepared = Effect.scoped(Effect.flatMap(connectFirst(config.runDirectory), prepare))
-      yield* restore(
+      const scope = yield* Scope.make()
+      const prepared = connectFirst(config.runDirectory).pipe(Scope.provide(scope), Effect.tap(prepare))
+      const qmp = yield* restore(
         Effect.raceFirst(prepared, host.launcher.untilDeath(vmm, config.logPath, operation))
-      ).pipe(Effect.onError(() => Effect.ignore(host.processes.kill(vmm))))
+      ).pipe(
+        Effect.onError(() =>
+          Effect.andThen(Scope.close(scope, Exit.void), Effect.ignore(host.processes.kill(vmm)))
+        )
+      )
+      yield* closeFresh(host, config.runDirectory)
+      host.fresh.set(config.runDirectory, { process: identity, qmp, scope })
       return identity
     }).pipe(Effect.onError(() => clearRunDirectory(config.runDirectory)))
   )
@@ -212,11 +238,23 @@ const quit = (qmp: Qmp) =>
     Effect.mapError(asVmmFault("quit"))
   )
 
+/** The spawn's own connection, once, where it is to this process; a new one otherwise. */
+const connectionTo = Effect.fnUntraced(function* (host: Host, vmm: VmmRef) {
+  const fresh = host.fresh.get(vmm.runDirectory)
+  if (fresh !== undefined && isSameProcess(fresh.process, vmm.process)) {
+    host.fresh.delete(vmm.runDirectory)
+    yield* Effect.addFinalizer(() => Scope.close(fresh.scope, Exit.void))
+    return fresh.qmp
+  }
+  yield* closeFresh(host, vmm.runDirectory)
+  return yield* connect(qmpSocket(vmm.runDirectory)).pipe(Effect.mapError(asVmmFault("attach")))
+})
+
 const attach = (host: Host) =>
   Effect.fnUntraced(function* (vmm: VmmRef) {
     if (!(yield* host.processes.isAlive(vmm.process)))
       return yield* fault("attach", `process ${vmm.process.pid} is no more`)
-    const qmp = yield* connect(qmpSocket(vmm.runDirectory)).pipe(Effect.mapError(asVmmFault("attach")))
+    const qmp = yield* connectionTo(host, vmm)
     const own: OwnResets = { muted: false }
     const events = yield* guestEvents(qmp, own)
     yield* stopAtReset(qmp).pipe(Effect.mapError(asVmmFault("attach")))
@@ -245,7 +283,14 @@ export const qemuLayer: Layer.Layer<Vmm, VmmFault, Settings | Files | VmmLaunche
     Vmm,
     Effect.gen(function* () {
       const settings = yield* Settings
+      const fresh = new Map<string, Fresh>()
+      yield* Effect.addFinalizer(() =>
+        Effect.forEach([...fresh.keys()], (runDirectory) => closeFresh({ fresh }, runDirectory), {
+          discard: true
+        })
+      )
       const host: Host = {
+        fresh,
         qemu: yield* discover(settings.qemuBin, settings.qemuAccel),
         launcher: yield* VmmLauncher,
         processes: yield* VmmProcesses,
