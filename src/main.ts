@@ -1,79 +1,37 @@
 /**
- * The wiring, and nothing else: which layer stands on which, and the subcommands of the process.
- *
- *   http ──► Instances ──► Supervisor ──► Actors ──► Vmm, Network, Images, Agent ──► host
- *
- * serve (the default) runs until SIGTERM or SIGINT; it drains and leaves every VM running. doctor checks the host.
+ * The process `dataplane`: picks what to run and ends with its exit code. Only what is asked for is loaded, so that the
+ * commands start fast and the service carries none of them.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Runtime from "effect/Runtime"
-import { layerBoundary } from "./host/Boundary.ts"
-import { Files } from "./host/Files.ts"
-import { layout, Paths } from "./host/Paths.ts"
-import { ServiceLock } from "./host/ServiceLock.ts"
-import { Settings, SettingsRefused } from "./host/Settings.ts"
-import { doctor } from "./host/doctor/doctor.ts"
-import { layerHealth } from "./health.ts"
-import { layerServer } from "./http/server.ts"
-import { imagesLayer } from "./image/ImagesLayer.ts"
-import { layerEventLog } from "./instance/EventLog.ts"
-import { instancesLayer } from "./instance/InstancesLayer.ts"
-import { Journal } from "./instance/Journal.ts"
-import { layerRetention } from "./instance/Retention.ts"
-import { Store } from "./instance/Store.ts"
-import { Supervisor } from "./instance/Supervisor.ts"
-import { layerPlatform } from "./platform.ts"
-import { layerDefects } from "./telemetry/defects.ts"
-import { layerLogger } from "./telemetry/Logger.ts"
 
-const layerPaths = Layer.effect(
-  Paths,
-  Effect.map(Settings, (settings) => layout(settings.dataDir))
-)
-
-const layerTelemetry = Layer.unwrap(
-  Effect.map(Settings, (settings) => Layer.merge(layerLogger(settings), layerDefects))
-)
-
-const layerHost = Layer.mergeAll(Files.layer, ServiceLock.layer, layerBoundary(process.env)).pipe(
-  Layer.provideMerge(layerPaths),
-  Layer.provideMerge(layerTelemetry),
-  Layer.provideMerge(Settings.layer)
-)
-
-const layerInstances = Layer.merge(instancesLayer, layerRetention).pipe(
-  Layer.provide(Supervisor.layer),
-  Layer.provide([Store.layer, Journal.layer, layerEventLog])
-)
-
-const layerService = layerServer.pipe(
-  Layer.provide([layerInstances, layerHealth]),
-  Layer.provide(imagesLayer),
-  Layer.provide(layerPlatform),
-  Layer.provide(layerHost)
+const serve = Effect.flatMap(
+  Effect.promise(() => import("./service.ts")),
+  ({ layerService }) => Layer.launch(layerService)
 )
 
 /** The doctor's checks, for a terminal; fails the process where one failed. */
 const report = Effect.gen(function* () {
-  const { text, exitCode } = yield* doctor
+  const [{ doctor }, { Settings }] = yield* Effect.promise(() =>
+    Promise.all([import("./host/doctor/doctor.ts"), import("./host/Settings.ts")])
+  )
+  const { text, exitCode } = yield* Effect.provide(doctor, Settings.layer)
   process.stdout.write(text)
   process.exitCode = exitCode
-}).pipe(Effect.provide(Settings.layer))
-
-const usage = "usage: dataplane [serve | doctor]"
+})
 
 const program = (command: string | undefined) => {
   switch (command) {
     case undefined:
     case "serve":
-      return Layer.launch(layerService)
+      return serve
     case "doctor":
       return report
     default:
-      return Effect.fail(new SettingsRefused({ variable: "command", shown: command, right: usage }))
+      return Effect.fail(new Error(`command=${command}: usage: dataplane [serve | doctor]`))
   }
 }
 
