@@ -22,6 +22,7 @@ import { layerRetention } from "./instance/Retention.ts"
 import { Store } from "./instance/Store.ts"
 import { Supervisor } from "./instance/Supervisor.ts"
 import { layerPlatform } from "./platform.ts"
+import { layerResources } from "./resources.ts"
 import { layerDefects } from "./telemetry/defects.ts"
 import { layerLogger } from "./telemetry/Logger.ts"
 
@@ -47,7 +48,8 @@ const layerInstances = Layer.merge(instancesLayer, layerRetention).pipe(
 
 /** Launched, it serves until it is interrupted; it fails with one sentence where it cannot start. */
 export const layerService = layerServer.pipe(
-  Layer.provide([layerInstances, layerHealth]),
+  Layer.provide([layerResources, layerHealth]),
+  Layer.provide(layerInstances),
   Layer.provide(imagesLayer),
   Layer.provide(layerPlatform),
   Layer.provide(layerHost)
