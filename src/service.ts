@@ -13,7 +13,7 @@ import { layout, Paths } from "./host/Paths.ts"
 import { ServiceLock } from "./host/ServiceLock.ts"
 import { Settings } from "./host/Settings.ts"
 import { layerHealth } from "./health.ts"
-import { layerServer } from "./http/server.ts"
+import { layerServing } from "./http/server.ts"
 import { imagesLayer } from "./image/ImagesLayer.ts"
 import { layerEventLog } from "./instance/EventLog.ts"
 import { instancesLayer } from "./instance/InstancesLayer.ts"
@@ -22,6 +22,7 @@ import { layerRetention } from "./instance/Retention.ts"
 import { Store } from "./instance/Store.ts"
 import { Supervisor } from "./instance/Supervisor.ts"
 import { layerPlatform } from "./platform.ts"
+import { layerRpc } from "./rpc/server.ts"
 import { layerResources } from "./resources.ts"
 import { layerDefects } from "./telemetry/defects.ts"
 import { layerLogger } from "./telemetry/Logger.ts"
@@ -31,8 +32,23 @@ const layerPaths = Layer.effect(
   Effect.map(Settings, (settings) => layout(settings.dataDir))
 )
 
+/** Loaded only where a collector is named. */
+const layerCollector = (endpoint: string | null) =>
+  endpoint === null
+    ? Layer.empty
+    : Layer.unwrap(
+        Effect.map(
+          Effect.promise(() => import("./telemetry/otlp.ts")),
+          ({ layerOtlp }) => layerOtlp(endpoint)
+        )
+      )
+
 const layerTelemetry = Layer.unwrap(
-  Effect.map(Settings, (settings) => Layer.merge(layerLogger(settings), layerDefects))
+  Effect.map(Settings, (settings) =>
+    layerCollector(settings.otlpEndpoint).pipe(
+      Layer.provideMerge(Layer.merge(layerLogger(settings), layerDefects))
+    )
+  )
 )
 
 const layerHost = Layer.mergeAll(Files.layer, ServiceLock.layer, layerBoundary(process.env)).pipe(
@@ -47,7 +63,7 @@ const layerInstances = Layer.merge(instancesLayer, layerRetention).pipe(
 )
 
 /** Launched, it serves until it is interrupted; it fails with one sentence where it cannot start. */
-export const layerService = layerServer.pipe(
+export const layerService = layerServing(layerRpc).pipe(
   Layer.provide([layerResources, layerHealth]),
   Layer.provide(layerInstances),
   Layer.provide(imagesLayer),
