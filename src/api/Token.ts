@@ -13,7 +13,7 @@ import { grants, type Scope } from "../domain/Scope.ts"
 /** The one algorithm: no token chooses its own. */
 const algorithm = "HS256"
 
-const keyOf = (secret: Redacted.Redacted<string>) =>
+const keyOf = (secret: Redacted.Redacted) =>
   Effect.promise(() =>
     crypto.subtle.importKey(
       "raw",
@@ -25,7 +25,7 @@ const keyOf = (secret: Redacted.Redacted<string>) =>
   )
 
 export interface TokenRequest {
-  readonly secret: Redacted.Redacted<string>
+  readonly secret: Redacted.Redacted
   readonly scope: Scope
   /** From now on, in seconds; at least 1. */
   readonly expiresInS: number
@@ -54,7 +54,7 @@ const badToken = new Unauthorized({
 export type Authorize = (token: string, needed: Scope) => Effect.Effect<void, Unauthorized | Forbidden>
 
 /** The check of every call. Without a secret every call passes. */
-export const authorizer = Effect.fnUntraced(function* (secret: Redacted.Redacted<string> | null) {
+export const authorizer = Effect.fnUntraced(function* (secret: Redacted.Redacted | null) {
   if (secret === null) return (() => Effect.void) satisfies Authorize
   const key = yield* keyOf(secret)
   const authorize: Authorize = Effect.fnUntraced(function* (token, needed) {
