@@ -73,7 +73,25 @@ const counted = () => {
 /** Calls that want no answer would not be bounded, and their failures not be seen. */
 const wantsAnswer = (message: Message): boolean => message["isNotification"] !== true
 
-const wire = (contentType: string, received: Rewrite, sent: Rewrite): Wire => {
+const asIs = (text: string): string => text
+
+/** Effect 3 decodes each piece of a body by itself, so that no character may take more than a byte. */
+const ascii = (text: string): string =>
+  text.replace(/\P{ASCII}/gu, (char) =>
+    Array.from(
+      { length: char.length },
+      (_, at) => `\\u${char.charCodeAt(at).toString(16).padStart(4, "0")}`
+    ).join("")
+  )
+
+interface Dialect {
+  readonly contentType: string
+  readonly received: Rewrite
+  readonly sent: Rewrite
+  readonly text: (text: string) => string
+}
+
+const wire = ({ contentType, received, sent, text }: Dialect): Wire => {
   const lines = RpcSerialization.makeNdjson({ maxBufferSize: jsonBodyMaxBytes })
   return RpcSerialization.RpcSerialization.of({
     ...lines,
@@ -92,16 +110,25 @@ const wire = (contentType: string, received: Rewrite, sent: Rewrite): Wire => {
           calls.begin(messages)
           return messages
         },
-        encode: (message) => parser.encode(Array.isArray(message) ? message.map(send) : send(message))
+        encode: (message) => {
+          const encoded = parser.encode(Array.isArray(message) ? message.map(send) : send(message))
+          return Predicate.isString(encoded) ? text(encoded) : encoded
+        }
       }
     }
   })
 }
 
-export const effect4 = wire("application/x-ndjson", (message) => message, exitCause(concealed))
+export const effect4 = wire({
+  contentType: "application/x-ndjson",
+  received: (message) => message,
+  sent: exitCause(concealed),
+  text: asIs
+})
 
-export const effect3 = wire(
-  "application/ndjson",
-  voidPayload,
-  exitCause((reasons) => cause3(concealed(reasons)))
-)
+export const effect3 = wire({
+  contentType: "application/ndjson",
+  received: voidPayload,
+  sent: exitCause((reasons) => cause3(concealed(reasons))),
+  text: ascii
+})
