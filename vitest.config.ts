@@ -12,7 +12,7 @@ export default defineConfig({
         test: {
           name: "fast",
           include: ["test/**/*.test.ts"],
-          exclude: ["test/live/**"],
+          exclude: ["test/live/**", "**/node_modules/**"],
           testTimeout: 60_000,
           hookTimeout: 60_000
         }

@@ -2,7 +2,7 @@
  * Which way imports may point, checked over the syntax trees of all sources. Type-only imports count: whoever names
  * another's type knows it.
  *
- *   main ──► http, rpc, cli ──► instance/Instances, image/Images, volume/Volumes (interfaces)
+ *   main ──► rpc ──► http, cli ──► instance/Instances, image/Images, volume/Volumes (interfaces)
  *              │                        │
  *              ▼                        ▼
  *             api          instance ──► vmm, network, image, volume, guest ──► host ──► domain
@@ -47,6 +47,7 @@ const arrows: Readonly<Record<string, ReadonlyArray<string>>> = {
     "host",
     "telemetry",
     "api",
+    "http",
     "instance/Instances.ts",
     "image/Images.ts",
     "volume/Volumes.ts"

@@ -133,9 +133,39 @@ const LogEventStream = HttpApiSchema.StreamSse({
   })
 })
 
-const verbProblems = [InstanceNotFound, InvalidState, HostUnfit, VerbCancelled, VerbFailed, Busy] as const
+export const verbProblems = [
+  InstanceNotFound,
+  InvalidState,
+  HostUnfit,
+  VerbCancelled,
+  VerbFailed,
+  Busy
+] as const
 
-const launchProblems = [...verbProblems, InsufficientMemory, Unprocessable] as const
+export const launchProblems = [...verbProblems, InsufficientMemory, Unprocessable] as const
+
+export const createProblems = [
+  InstanceExists,
+  ImageNotFound,
+  ImageNotReady,
+  InsufficientMemory,
+  NoAddressLeft,
+  Unprocessable,
+  VolumeNotFound,
+  HostUnfit,
+  VerbCancelled,
+  VerbFailed,
+  Busy
+] as const
+
+export const patchProblems = [
+  InstanceNotFound,
+  InvalidState,
+  InsufficientMemory,
+  Unprocessable,
+  VerbFailed,
+  Busy
+] as const
 
 /** POST /instances/{id}/{verb}: 200 with the instance once its end state is reached and durable. */
 const verb = <const Name extends string>(name: Name, summary: string) =>
@@ -177,19 +207,7 @@ const records = [
   HttpApiEndpoint.post("create", "/", {
     payload: CreateInstance,
     success: Instance.pipe(HttpApiSchema.status(201)),
-    error: [
-      InstanceExists,
-      ImageNotFound,
-      ImageNotReady,
-      InsufficientMemory,
-      NoAddressLeft,
-      Unprocessable,
-      VolumeNotFound,
-      HostUnfit,
-      VerbCancelled,
-      VerbFailed,
-      Busy
-    ]
+    error: createProblems
   })
     .middleware(JsonBody)
     .annotateMerge(
@@ -209,7 +227,7 @@ const records = [
     params: id,
     payload: PatchInstance,
     success: Instance,
-    error: [InstanceNotFound, InvalidState, InsufficientMemory, Unprocessable, VerbFailed, Busy]
+    error: patchProblems
   })
     .middleware(JsonBody)
     .annotateMerge(

@@ -1,4 +1,4 @@
-/** The service itself: health, metrics and its own description. Open to everybody but for the metrics. */
+/** The service itself: health, metrics, resources and its own description. Open to everybody but for the figures. */
 import * as Schema from "effect/Schema"
 import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
 import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
@@ -6,6 +6,7 @@ import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import * as OpenApi from "effect/http-api/OpenApi"
 import { Health } from "../domain/Health.ts"
 import { Unhealthy } from "../domain/problems.ts"
+import { Resources } from "../domain/Resources.ts"
 import { Authorization } from "./Authorization.ts"
 
 const text = (contentType: string, description: string) =>
@@ -24,6 +25,14 @@ export class SystemGroup extends HttpApiGroup.make("system")
     })
       .middleware(Authorization)
       .annotateMerge(OpenApi.annotations({ summary: "Metrics for Prometheus" })),
+    HttpApiEndpoint.get("resources", "/resources", { success: Resources })
+      .middleware(Authorization)
+      .annotateMerge(
+        OpenApi.annotations({
+          summary: "What the host has, what is given out and what is free",
+          description: "CPUs, memory, disk and addresses, in all and for each instance."
+        })
+      ),
     HttpApiEndpoint.get("specYaml", "/spec.yaml", {
       success: text("application/yaml", "This document.")
     }).annotateMerge(OpenApi.annotations({ summary: "This document as YAML" })),

@@ -10,6 +10,7 @@ import * as OpenApi from "effect/http-api/OpenApi"
 import { CreateInstance } from "../domain/Instance.ts"
 import { problemBase } from "../domain/problems.ts"
 import { Api } from "./Api.ts"
+import { withConditions } from "./conditions.ts"
 import { createInstanceExample } from "./Instances.ts"
 import { jsonSchemaAnnotation } from "./parameters.ts"
 
@@ -140,7 +141,7 @@ const derive = (): Readonly<Record<string, unknown>> => {
   const schemas = rewrite(derived.components.schemas)
   const components = isRecord(schemas) ? schemas : {}
   const targets = replacements(components)
-  const paths = replaced(rewrite(derived.paths), targets)
+  const paths = withConditions(replaced(rewrite(derived.paths), targets))
   const merged = replaced(components, targets)
   return {
     ...derived,

@@ -99,8 +99,14 @@ const LabelKey = Schema.String.check(
   })
 )
 const LabelValue = Schema.String.check(Schema.isMaxCodePoints(256))
-const orDefault = <S extends Schema.Top>(schema: S, value: S["Encoded"]) =>
-  schema.pipe(Schema.withDecodingDefaultKey(Effect.succeed(value)))
+/** The same default for those who send the value and for those who make it with `make`. */
+const orDefault = <S extends Schema.Top & Schema.WithoutConstructorDefault>(
+  schema: S,
+  value: S["Encoded"] & S["~type.make.in"]
+) => {
+  const received = Schema.withDecodingDefaultKey<S>(Effect.succeed(value))(schema)
+  return Schema.withConstructorDefault<typeof received>(Effect.succeed(value))(received)
+}
 
 export const NetworkRequest = Schema.Struct({ enabled: orDefault(Schema.Boolean, true) })
 

@@ -8,6 +8,7 @@ import * as HttpApiError from "effect/http-api/HttpApiError"
 import { ImageId, InstanceId, VolumeId } from "./Ids.ts"
 import { HealthCheck } from "./Health.ts"
 import { InstanceState, Transition, Verb } from "./Instance.ts"
+import { Scope } from "./Scope.ts"
 
 /** The base of every problem type: a stable URI, not necessarily one that resolves. */
 export const problemBase = "https://cloud-hypervisor-dataplane.dev/problems/"
@@ -40,7 +41,11 @@ export class Unauthorized extends HttpApiError.Problem<Unauthorized>()(
 export class Forbidden extends HttpApiError.Problem<Forbidden>()(
   "Forbidden",
   { type: type("forbidden"), status: 403, title: "Not allowed" },
-  { detail }
+  {
+    detail,
+    /** The least scope of a token that would do. */
+    scope: Schema.optionalKey(Scope)
+  }
 ) {}
 
 export class RouteNotFound extends HttpApiError.Problem<RouteNotFound>()(

@@ -21,6 +21,7 @@ import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import { durations, timed } from "../host/Measure.ts"
 import { type Heard, makeDialogue } from "./dialogue.ts"
 import type { GuestMessage, Request } from "./protocol.ts"
 
@@ -40,6 +41,11 @@ const unsentMaxBytes = 64 * 1024
 const entropyBytes = 64
 /** The longest answer of a vsock multiplexer, `OK <u32>\n`. */
 const vsockAnswerMaxBytes = 32
+
+const roundTripSeconds = durations(
+  "dataplane_agent_round_trip_seconds",
+  "How long guests' agents took to answer, by request."
+)
 
 export class AgentFault extends Schema.TaggedError<AgentFault>()("AgentFault", {
   operation: Schema.String,
@@ -246,7 +252,8 @@ const ask = (channel: Channel, verb: string, timeoutMs: number, request: Effect.
     Effect.timeoutOrElse({
       duration: timeoutMs,
       orElse: () => Effect.fail(faultOf(verb, `no answer of the guest in ${timeoutMs} ms`))
-    })
+    }),
+    timed(roundTripSeconds({ request: verb }))
   )
 
 const awakening: Effect.Effect<Request> = Effect.map(Clock.currentTimeMillis, (now) => ({

@@ -6,19 +6,31 @@ import * as fs from "node:fs"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import { durations, timed } from "./Measure.ts"
 
 export const Boundary = Context.Reference<(name: string) => Effect.Effect<void>>("dataplane/host/Boundary", {
   defaultValue: () => () => Effect.void
 })
 
-/** One step of an action, with its two seams: `<name>:before` and `<name>:after`. */
+/** The verb that steps are done for, as a label of their durations. */
+export const VerbInProgress = Context.Reference<string>("dataplane/host/VerbInProgress", {
+  defaultValue: () => "none"
+})
+
+const phaseSeconds = durations("dataplane_phase_seconds", "How long each phase of a verb took.")
+
+/** One step of an action, with its two seams: `<name>:before` and `<name>:after`. A phase of its verb, a span of its trace. */
 export const step =
   (name: string) =>
   <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
     Effect.gen(function* () {
       const passed = yield* Boundary
+      const verb = yield* VerbInProgress
       yield* passed(`${name}:before`)
-      const value = yield* effect
+      const value = yield* effect.pipe(
+        timed(phaseSeconds({ verb, phase: name })),
+        Effect.withSpan(name, { attributes: { verb } }, { captureStackTrace: false })
+      )
       yield* passed(`${name}:after`)
       return value
     })

@@ -2,6 +2,7 @@
  * Host tools, run through execa: arguments as arrays, never a shell, output bounded, time bounded, ended when the fiber
  * that asked for them is interrupted.
  */
+import * as path from "node:path"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
@@ -82,7 +83,11 @@ export const run = (command: string, args: ReadonlyArray<string>, options: Comma
         }),
       catch: (cause) => commandFault(command, args, cause)
     })
-  }).pipe(Effect.map((result) => result.stdout))
+  }).pipe(
+    Effect.map((result) => result.stdout),
+    // Arguments may name files of guests: the trace has the tool alone.
+    Effect.withSpan(`host ${path.basename(command)}`, { kind: "client" }, { captureStackTrace: false })
+  )
 
 export type Child = ResultPromise<{
   buffer: false

@@ -3,13 +3,13 @@ import * as Effect from "effect/Effect"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Api } from "../api/Api.ts"
-import { waitDefaultMs } from "../api/Instances.ts"
 import type { Instance } from "../domain/Instance.ts"
-import { InsufficientMemory, InvalidRequest, Unprocessable } from "../domain/problems.ts"
+import { InvalidRequest } from "../domain/problems.ts"
 import { Instances, type ListFilter } from "../instance/Instances.ts"
 import { HttpBounds } from "./Bounds.ts"
 import { Drain } from "./Drain.ts"
 import { logsResponse } from "./logs.ts"
+import { neverLaunches, waitFor } from "./verbs.ts"
 
 const json = (body: string, headers: Record<string, string> = {}, status = 200) =>
   HttpServerResponse.text(body, { status, contentType: "application/json", headers })
@@ -68,18 +68,6 @@ const filterOf = Effect.fnUntraced(function* (query: {
   return filter
 })
 
-/** Only start and restore ask something of the host; from another verb these problems would be a defect. */
-const neverLaunches = <A, E>(effect: Effect.Effect<A, E | InsufficientMemory | Unprocessable>) =>
-  Effect.catchIf(
-    effect,
-    (problem) => problem instanceof InsufficientMemory || problem instanceof Unprocessable,
-    (problem) => Effect.die(problem)
-  )
-
-const nothingToWaitFor = new InvalidRequest({
-  detail: "Say what to wait for: `state=Running` (or another state), `ready=true`, or both."
-})
-
 export const layerInstances = HttpApiBuilder.group(
   Api,
   "instances",
@@ -107,16 +95,8 @@ export const layerInstances = HttpApiBuilder.group(
         command(params.id, "stop", { discardSnapshot: query.discard_snapshot ?? false }),
       standby: ({ params }) => command(params.id, "standby"),
       restore: ({ params, query }) => launch(params.id, "restore", { resume: query.resume ?? true }),
-      wait: Effect.fnUntraced(function* ({ params, query }) {
-        const { state, ready } = query
-        if (state === undefined && ready !== true) return yield* nothingToWaitFor
-        const instance = yield* instances.wait(params.id, {
-          ...(state === undefined ? {} : { state }),
-          ...(ready === undefined ? {} : { ready }),
-          timeoutMs: query.timeout_ms ?? waitDefaultMs
-        })
-        return instanceResponse(instance)
-      }),
+      wait: ({ params, query }) =>
+        Effect.map(waitFor(instances, params.id, query), (instance) => instanceResponse(instance)),
       logs: ({ params, query, headers, request }) =>
         logsResponse({ instances, bounds, drain }, params.id, query, headers["last-event-id"], request)
     })

@@ -5,6 +5,7 @@
  */
 import { isIP } from "node:net"
 import * as Effect from "effect/Effect"
+import * as Metric from "effect/Metric"
 import * as HttpEffect from "effect/http/HttpEffect"
 import * as HttpRouter from "effect/http/HttpRouter"
 import type * as HttpServerError from "effect/http/HttpServerError"
@@ -22,6 +23,7 @@ import {
   RouteNotFound,
   UnsupportedMediaType
 } from "../domain/problems.ts"
+import { durations, family } from "../host/Measure.ts"
 import { isLoopback, Settings } from "../host/Settings.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
 import { HttpBounds } from "./Bounds.ts"
@@ -79,7 +81,6 @@ const missed = (request: Request, status: number): Effect.Effect<Response> => {
 }
 
 const withStatusHeaders = (response: Response): Response => {
-  if (response.status === 401) return HttpServerResponse.setHeader(response, "www-authenticate", "Bearer")
   if (response.status === 503)
     return HttpServerResponse.setHeader(response, "retry-after", `${retryAfterSeconds}`)
   return response
@@ -107,6 +108,29 @@ const foreign = (request: Request, guardHost: boolean): string | undefined => {
   if (guardHost && host !== undefined && !isLoopback(hostName(host)) && isIP(hostName(host)) === 0)
     return "Without JWT_SECRET this service answers to localhost and IP addresses only."
   return undefined
+}
+
+const requests = family(
+  Metric.counter("dataplane_http_requests_total", {
+    description: "Requests answered, by route, method and status.",
+    incremental: true
+  })
+)
+const requestSeconds = durations(
+  "dataplane_http_request_seconds",
+  "How long requests took until their answer began, by route."
+)
+/** Methods that a label may hold; clients can make up any other. */
+const methods = new Set(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+
+/** Templates, never paths: the number of series does not grow with instances or with what clients make up. */
+const count = (request: Request, response: Response, startedMs: number): Effect.Effect<void> => {
+  const route = servedRoute(request.url)?.template ?? "none"
+  const method = methods.has(request.method) ? request.method : "other"
+  return Effect.andThen(
+    Metric.update(requests({ route, method, status: `${response.status}` }), 1),
+    Metric.update(requestSeconds({ route }), (performance.now() - startedMs) / 1000)
+  )
 }
 
 interface RequestLog {
@@ -144,7 +168,9 @@ export const layerResponses: Layer.Layer<never, never, HttpRouter.HttpRouter | S
             request: Request,
             response: Response
           ): Effect.Effect<Response, HttpServerError.HttpServerError> =>
-            Effect.tap(completed(request, response), (done) => log.sample(request, done, startedMs))
+            Effect.tap(completed(request, response), (done) =>
+              Effect.andThen(count(request, done, startedMs), log.sample(request, done, startedMs))
+            )
           const refused = foreign(request, guardHost)
           return HttpEffect.withPreResponseHandler(
             refused === undefined

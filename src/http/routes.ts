@@ -9,8 +9,15 @@ export interface ServedRoute {
   readonly methods: ReadonlyArray<string>
 }
 
+/** What is served beside the API, behind the same port. */
+const calls: ReadonlyArray<readonly [string, ReadonlyArray<string>]> = [
+  ["/rpc", ["POST"]],
+  ["/rpc/ws", ["GET"]],
+  ["/rpc/v3", ["GET", "POST"]]
+]
+
 const templates = (): ReadonlyMap<string, ReadonlyArray<string>> => {
-  const found = new Map<string, ReadonlyArray<string>>()
+  const found = new Map(calls)
   HttpApi.reflect(Api, {
     onGroup: () => undefined,
     onEndpoint: ({ endpoint }) => {
@@ -25,7 +32,13 @@ const templates = (): ReadonlyMap<string, ReadonlyArray<string>> => {
 const withImplied = (methods: ReadonlyArray<string>): ReadonlyArray<string> =>
   [...methods, ...(methods.includes("GET") ? ["HEAD"] : []), "OPTIONS"].toSorted()
 
-const router = FindMyWay.make<ServedRoute>()
+/**
+ * A parameter is as long as its request line lets it be (node's 16 KiB): one that is too long is told so by its schema, and
+ * is not taken for a path that does not exist.
+ */
+export const maxParamLength = 16_384
+
+const router = FindMyWay.make<ServedRoute>({ maxParamLength })
 for (const [template, methods] of templates()) {
   if (template.startsWith("/"))
     router.on("GET", `/${template.slice(1)}`, { template, methods: withImplied(methods) })

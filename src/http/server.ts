@@ -9,6 +9,7 @@ import { createServer, type Server, STATUS_CODES } from "node:http"
 import type { Socket } from "node:net"
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as Effect from "effect/Effect"
+import * as HttpMiddleware from "effect/http/HttpMiddleware"
 import * as HttpRouter from "effect/http/HttpRouter"
 import * as HttpServer from "effect/http/HttpServer"
 import * as ProblemDetails from "effect/http/ProblemDetails"
@@ -16,6 +17,7 @@ import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import * as Layer from "effect/Layer"
 import * as Predicate from "effect/Predicate"
 import { Api } from "../api/Api.ts"
+import { jsonBodyMaxBytes } from "../api/Validation.ts"
 import { problemBase } from "../domain/problems.ts"
 import { version } from "../domain/Version.ts"
 import { isOpen, Settings } from "../host/Settings.ts"
@@ -27,6 +29,7 @@ import { layerEvents } from "./events.ts"
 import { layerImages } from "./images.ts"
 import { layerInstances } from "./instances.ts"
 import { layerResponses } from "./responses.ts"
+import { servedRoute } from "./routes.ts"
 import { layerSystem } from "./system.ts"
 import { layerJsonBody, layerValidation } from "./validation.ts"
 
@@ -79,7 +82,8 @@ const layerListener = Layer.unwrap(
     return NodeHttpServer.layer(() => nodeServer(bounds), {
       host,
       port,
-      gracefulShutdownTimeout: bounds.drainMs
+      gracefulShutdownTimeout: bounds.drainMs,
+      websocket: { maxPayload: jsonBodyMaxBytes }
     })
   })
 )
@@ -107,11 +111,28 @@ const layerAnnouncements = Layer.effectDiscard(
   })
 )
 
-/** Serves until its scope closes. Gives the listening server, whose address tells the port where `PORT` was 0. */
-export const layerServer = layerAnnouncements.pipe(
-  Layer.provideMerge(
-    HttpRouter.serve(Layer.merge(layerApi, layerResponses), { disableLogger: true, disableListenLog: true })
-  ),
-  Layer.provideMerge(layerListener),
-  Layer.provide(Drain.layer)
+/** A span is named by its route, as a series of the metrics is: never by what a client made up. */
+const layerSpanNames = Layer.succeed(
+  HttpMiddleware.SpanNameGenerator,
+  ({ method, url }) => `${method} ${servedRoute(url)?.template ?? "none"}`
 )
+
+/**
+ * Serves until its scope closes, with `more` routes beside the API's. Gives the listening server, whose address tells the
+ * port where `PORT` was 0.
+ */
+export const layerServing = <R>(more: Layer.Layer<never, never, R>) =>
+  layerAnnouncements.pipe(
+    Layer.provideMerge(
+      HttpRouter.serve(Layer.mergeAll(layerApi, layerResponses, more), {
+        disableLogger: true,
+        disableListenLog: true
+      })
+    ),
+    Layer.provideMerge(layerListener),
+    Layer.provide(layerSpanNames),
+    Layer.provide(Drain.layer)
+  )
+
+/** The API alone. */
+export const layerServer = layerServing(Layer.empty)

@@ -11,21 +11,22 @@ import { reportDefects } from "../telemetry/defects.ts"
 import type { HttpBounds } from "./Bounds.ts"
 import type { Drain } from "./Drain.ts"
 
-/** What a client waits before it reconnects, in milliseconds: the first thing that an event stream says. */
-const reconnectMs = 1_000
+/**
+ * The first thing that an event stream says. A comment and no `retry`: typed clients take that for the end of the
+ * connection (effect/encoding/Sse), browsers come back without it as well.
+ */
+const greeting = ": connected\n\n"
 
 /** One event. JSON keeps the data on one line, whatever control characters it holds. */
 export const sseEvent = (id: number, data: object): string => `id: ${id}\ndata: ${JSON.stringify(data)}\n\n`
 
-/** Opens with the reconnection time, which sends the headers at once; a comment every `heartbeatMs` while it lives. */
+/** Opens with a comment, which sends the headers at once; another every `heartbeatMs` while it lives. */
 export const sseStream = (events: Stream.Stream<string>, heartbeatMs: number): Stream.Stream<string> => {
   const heartbeat = Stream.tick(heartbeatMs).pipe(
     Stream.drop(1),
     Stream.map(() => ": heartbeat\n\n")
   )
-  return Stream.prepend(Stream.merge(events, heartbeat, { haltStrategy: "left" }), [
-    `retry: ${reconnectMs}\n\n`
-  ])
+  return Stream.prepend(Stream.merge(events, heartbeat, { haltStrategy: "left" }), [greeting])
 }
 
 /** The empty first piece sends the headers at once. */

@@ -120,10 +120,13 @@ export const closeAfterAnswer = HttpEffect.appendPreResponseHandler((_request, r
 )
 
 /**
- * Reading goes on in a fiber of its own: to interrupt it would cut the connection that the 408 is to be sent on. It ends
+ * Reads a body of JSON, or of lines of it, into memory. Reading goes on in a fiber of its own: to interrupt it would cut the connection that the 408 is to be sent on. It ends
  * with the connection at the latest.
  */
-const readJson = Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest, bodyMs: number) {
+export const readJson = Effect.fnUntraced(function* (
+  request: HttpServerRequest.HttpServerRequest,
+  bodyMs: number
+) {
   const reading = yield* request.arrayBuffer.pipe(
     Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(jsonBodyMaxBytes)),
     Effect.mapError(unreadable),

@@ -13,6 +13,7 @@ import * as Effect from "effect/Effect"
 import type { ImageId } from "../domain/Ids.ts"
 import type { ImageProgress } from "../domain/Image.ts"
 import { Files } from "../host/Files.ts"
+import { durations, timed } from "../host/Measure.ts"
 import { type Layout, Paths } from "../host/Paths.ts"
 import type { LayerBlob } from "./convertLayer.ts"
 import { fromHost, hostFault, type ImageFault } from "./ImageFault.ts"
@@ -26,6 +27,20 @@ import type { Source } from "./sources/Source.ts"
 
 /** At most one line of progress in this time. */
 const progressLogMs = 1000
+
+const phaseSeconds = durations(
+  "dataplane_image_phase_seconds",
+  "How long each phase of preparing an image took."
+)
+
+/** `fetch` and `convert` overlap where a registry's layers are converted as they come; `prepare` is all of it. */
+const inPhase =
+  (phase: "resolve" | "fetch" | "convert" | "finish" | "prepare") =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    effect.pipe(
+      timed(phaseSeconds({ phase })),
+      Effect.withSpan(`image ${phase}`, {}, { captureStackTrace: false })
+    )
 
 /** Faults after which what was fetched is good for the next try. */
 const isResumable = (fault: ImageFault) => fault.transient || fault.reason === "timeout"
@@ -106,7 +121,7 @@ const complete = Effect.fnUntraced(function* (
   placed: ReadonlyArray<PlacedLayer>,
   startedAt: number
 ) {
-  const { bytes, isEmpty } = yield* host.layers.measure(placed)
+  const { bytes, isEmpty } = yield* host.layers.measure(placed).pipe(inPhase("finish"))
   const version: ImageVersion = {
     digest: manifest.digest,
     config: manifest.config,
@@ -167,9 +182,10 @@ const bring = Effect.fnUntraced(function* (
     })
     .pipe(
       Effect.andThen(update(host, id, (record) => ({ ...record, status: "converting" }))),
-      Effect.andThen(log(host, "image.progress", id, "Image is fetched"))
+      Effect.andThen(log(host, "image.progress", id, "Image is fetched")),
+      inPhase("fetch")
     )
-  const made = host.layers.ensure({
+  const layers = host.layers.ensure({
     diffIds,
     blob: (index) => {
       const deferred = blobs.get(index)
@@ -180,7 +196,7 @@ const bring = Effect.fnUntraced(function* (
     onBytes: () => undefined,
     onLayer: meter.layer
   })
-  const [placed] = yield* Effect.all([made, fetched], { concurrency: 2 })
+  const [placed] = yield* Effect.all([inPhase("convert")(layers), fetched], { concurrency: 2 })
   return placed
 })
 
@@ -194,7 +210,7 @@ const pull = Effect.fnUntraced(function* (host: Host, id: ImageId, reference: Re
   const startedAt = yield* Clock.currentTimeMillis
   yield* update(host, id, (record) => ({ ...record, status: "pulling", error: null }))
   yield* log(host, "image.progress", id, "Image is looked up")
-  const manifest = yield* host.registry.resolve(reference)
+  const manifest = yield* host.registry.resolve(reference).pipe(inPhase("resolve"))
   if (yield* isCurrent(host, id, manifest)) {
     yield* update(host, id, (record) => ({ ...record, status: "ready", work: null }), done(manifest))
     yield* log(host, "image.ready", id, "Image is up to date")
@@ -209,7 +225,7 @@ const unpack = Effect.fnUntraced(function* (host: Host, id: ImageId, { manifest,
   const meter = meterOf(host, id)
   yield* log(host, "image.progress", id, "Image is received")
   let read = 0
-  const placed = yield* host.layers.ensure({
+  const layers = host.layers.ensure({
     diffIds: manifest.layers.map((it) => it.diff_id),
     blob: (index) => {
       const blob = blobs[index]
@@ -220,6 +236,7 @@ const unpack = Effect.fnUntraced(function* (host: Host, id: ImageId, { manifest,
     onBytes: (bytes) => meter.bytes((read += bytes)),
     onLayer: meter.layer
   })
+  const placed = yield* inPhase("convert")(layers)
   yield* complete(host, id, manifest, placed, startedAt)
 })
 
@@ -260,10 +277,11 @@ export const makeWork = (store: ImageStore, layers: Layers, registry: Source) =>
   Effect.gen(function* () {
     const host: Host = { files: yield* Files, paths: yield* Paths, store, layers, registry }
     return {
-      pull: (id: ImageId, reference: Reference) => settled(host, id, pull(host, id, reference)),
+      pull: (id: ImageId, reference: Reference) =>
+        settled(host, id, pull(host, id, reference).pipe(inPhase("prepare"))),
       /** Removes the archive's file at its end, whatever that is. */
       unpack: (id: ImageId, archive: Archive, file: string) =>
-        settled(host, id, unpack(host, id, archive)).pipe(
+        settled(host, id, unpack(host, id, archive).pipe(inPhase("prepare"))).pipe(
           Effect.ensuring(Effect.ignore(host.files.remove(file)))
         )
     }

@@ -15,18 +15,20 @@ import type * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
+import type * as Tracer from "effect/Tracer"
 import { timestamp } from "../domain/Ids.ts"
 import type { Instance, PatchInstance } from "../domain/Instance.ts"
 import { Paths } from "../host/Paths.ts"
 import { Network } from "../network/Network.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
+import { partOf } from "../telemetry/VerbRun.ts"
 import { Vmm } from "../vmm/Vmm.ts"
 import { begin, type Cell, notRecorded, persist, publish, rewire, type WorkServices } from "./Cell.ts"
 import { amend, resized } from "./amend.ts"
 import { decide } from "./decide.ts"
-import { transitionOf } from "./decide/step.ts"
-import { Journal } from "./Journal.ts"
+import type { Journal } from "./Journal.ts"
 import type { Command, Decision, Event, Probe, Settlement } from "./Lifecycle.ts"
 import { verbOf } from "./Lifecycle.ts"
 import * as Mailbox from "./Mailbox.ts"
@@ -35,6 +37,8 @@ import { project } from "./project.ts"
 import { evolve, mustBeDurable, type Record } from "./Record.ts"
 import type { Reply } from "./Reply.ts"
 import { Store } from "./Store.ts"
+import { tell } from "./tell.ts"
+import { makeVerbRuns } from "./VerbRuns.ts"
 import { makeWaiters, type Waiter } from "./Waiters.ts"
 
 /** Between two tries to write a record that could not be written. */
@@ -55,31 +59,14 @@ export interface Actor {
   readonly run: Effect.Effect<void>
 }
 
-/** Tells the log and the instance's own journal what a transition was. */
-const tell = Effect.fnUntraced(function* (cell: Cell, before: Record, at: string) {
-  const journal = yield* Journal
-  const { spec, generation, exit, lifecycle } = cell.record
-  const [from, to] = [before.lifecycle.state._tag, lifecycle.state._tag]
-  if (from === to) return
-  const verb = transitionOf(lifecycle.state)
-  const fields = { instance_id: spec.id, generation, from, to, ...(verb === null ? {} : { verb }) }
-  yield* logEvent("instance.transition", `${spec.id}: ${from} to ${to}`, fields)
-  const entry = { time: timestamp(Date.parse(at)), generation, from, to }
-  yield* journal.tell(spec.id, { ...entry, event: "instance.transition", message: `${from} to ${to}` })
-  if (exit === null || exit === before.exit) return
-  const reason = exit.message ?? exit.reason
-  const result = exit.code ?? exit.signal ?? null
-  yield* logEvent("instance.exit", `${spec.id}: ${exit.reason}`, { ...fields, reason, exit: result })
-  yield* journal.tell(spec.id, { ...entry, event: "instance.exit", message: exit.reason, reason })
-})
-
 /** A settlement is told only of what is durable; what is not is told to be so. */
-const settle = (cell: Cell, settlement: Settlement) =>
-  cell.waiters.settle(
+const settle = (cell: Cell, settlement: Settlement) => {
+  const told: Settlement =
     settlement.outcome === "reached" && !cell.saved
       ? { verb: settlement.verb, outcome: "failed", failure: { step: "record", reason: notRecorded } }
       : settlement
-  )
+  return Effect.andThen(cell.verbs.end(told.verb, told.outcome), cell.waiters.settle(told))
+}
 
 const saveLater = (cell: Cell) =>
   Effect.forkIn(
@@ -88,27 +75,39 @@ const saveLater = (cell: Cell) =>
   )
 
 /** Makes the decided change: record, view, answers, wires, work. */
-const accept = Effect.fnUntraced(function* (cell: Cell, decision: Accepted, event: Event | null) {
+const accept = Effect.fnUntraced(function* (
+  cell: Cell,
+  decision: Accepted,
+  event: Event | null,
+  parent?: Tracer.AnySpan
+) {
   const now = timestamp(yield* Clock.currentTimeMillis)
   const before = cell.record
   const vmm = yield* Vmm
   const evolved = evolve(before, decision.next, now)
   const next = event?._tag === "Spawned" ? { ...evolved, vmm_version: vmm.version } : evolved
-  const exit = yield* Effect.exit(persist(cell, next))
+  const run = yield* cell.verbs.enter(decision.next.state, parent)
+  const exit = yield* Effect.exit(persist(cell, next).pipe(partOf(run)))
   if (Exit.isFailure(exit)) {
     yield* logEvent("defect", `${before.spec.id}: the record cannot be written`, {
       instance_id: before.spec.id,
       reason: Cause.pretty(exit.cause)
     })
-    if (mustBeDurable(before.lifecycle.state, next.lifecycle.state)) return false
+    if (mustBeDurable(before.lifecycle.state, next.lifecycle.state)) {
+      if (run !== cell.verbs.of(before.lifecycle.state) && run !== undefined)
+        yield* cell.verbs.end(run.verb, "failed")
+      return false
+    }
     cell.saved = false
     yield* saveLater(cell)
   }
+  const wiredPid = cell.wire?.ref.process.pid ?? null
   cell.record = next
   yield* rewire(cell)
   yield* publish(cell)
-  yield* tell(cell, before, now)
+  yield* tell(before, next, now, wiredPid)
   yield* Effect.forEach(decision.settle, (it) => settle(cell, it), { discard: true })
+  if (run === undefined) yield* cell.verbs.endAll("failed")
   yield* begin(cell)
   return true
 })
@@ -135,7 +134,10 @@ const onEvent = Effect.fnUntraced(function* (cell: Cell, event: Event) {
   if (fallback._tag === "Accepted") yield* accept(cell, fallback, failure)
 })
 
-const onCommand = Effect.fnUntraced(function* (cell: Cell, command: Command, reply: Waiter) {
+const onCommand = Effect.fnUntraced(function* (
+  cell: Cell,
+  { command, reply, parent }: Extract<Mailbox.Mail, { readonly _tag: "Command" }>
+) {
   const decision = decide(cell.record.lifecycle, command)
   switch (decision._tag) {
     case "Ignored":
@@ -146,7 +148,7 @@ const onCommand = Effect.fnUntraced(function* (cell: Cell, command: Command, rep
       return yield* Deferred.succeed(reply, yield* denial(cell.record.lifecycle, decision.reason))
     case "Accepted": {
       cell.waiters.add(verbOf(command), reply)
-      if (!(yield* accept(cell, decision, null)))
+      if (!(yield* accept(cell, decision, null, parent)))
         yield* Deferred.succeed(reply, { _tag: "Busy", reason: notRecorded })
     }
   }
@@ -155,7 +157,7 @@ const onCommand = Effect.fnUntraced(function* (cell: Cell, command: Command, rep
 const handle = (cell: Cell, mail: Mailbox.Mail) => {
   switch (mail._tag) {
     case "Command":
-      return onCommand(cell, mail.command, mail.reply)
+      return onCommand(cell, mail)
     case "Event":
       return onEvent(cell, mail.event)
     case "Amend":
@@ -195,7 +197,8 @@ const open = (cell: Cell, probe: Probe | null) =>
 export const make = Effect.fnUntraced(function* (
   initial: Record,
   probe: Probe | null,
-  published: (view: Instance, from: Instance) => Effect.Effect<void>
+  published: (view: Instance, from: Instance) => Effect.Effect<void>,
+  parent?: Tracer.AnySpan
 ) {
   const network = yield* Network
   const services = yield* Effect.context<WorkServices | Journal | Vmm | Scope.Scope>()
@@ -207,6 +210,7 @@ export const make = Effect.fnUntraced(function* (
     scope: yield* Effect.scope,
     mailbox: yield* Mailbox.make,
     waiters: makeWaiters(),
+    verbs: makeVerbRuns(initial.spec.id),
     published,
     record: initial,
     view: project(initial, { ready: false, memoryMb: null }, network.subnet),
@@ -218,6 +222,7 @@ export const make = Effect.fnUntraced(function* (
   }
   const created = yield* Deferred.make<Reply>()
   cell.waiters.add("create", created)
+  yield* cell.verbs.enter(initial.lifecycle.state, parent)
 
   const loop = Effect.gen(function* () {
     while (cell.record.lifecycle.state._tag !== "Gone") yield* handle(cell, yield* cell.mailbox.take)
@@ -232,12 +237,15 @@ export const make = Effect.fnUntraced(function* (
   return {
     record: () => cell.record,
     view: () => cell.view,
-    send: (command: Command) => ask((reply) => ({ _tag: "Command", command, reply })),
+    send: (command: Command) =>
+      Effect.flatMap(Effect.option(Effect.currentParentSpan), (parent) =>
+        ask((reply) => ({ _tag: "Command", command, reply, parent: Option.getOrUndefined(parent) }))
+      ),
     amend: (changes: PatchInstance) => ask((reply) => ({ _tag: "Amend", changes, reply })),
     created: Deferred.await(created),
     run: open(cell, probe).pipe(
       Effect.andThen(loop),
-      Effect.ensuring(Effect.suspend(() => farewell(cell))),
+      Effect.ensuring(Effect.suspend(() => Effect.andThen(cell.verbs.endAll("cancelled"), farewell(cell)))),
       // Put in place of what is there, not merged with it: a copy for each actor is a tenth of its memory.
       Effect.updateContext((_: Context.Context<never>) => services)
     )

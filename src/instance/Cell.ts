@@ -17,10 +17,12 @@ import { step } from "../host/Boundary.ts"
 import type { FileFault } from "../host/Fault.ts"
 import type { InstancePaths } from "../host/Paths.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
+import { partOf } from "../telemetry/VerbRun.ts"
 import type { Event } from "./Lifecycle.ts"
 import { deadlineMs, healthyRunMs, vmmOf, work } from "./Lifecycle.ts"
 import type { Mailbox } from "./Mailbox.ts"
 import type { Record } from "./Record.ts"
+import type { VerbRuns } from "./VerbRuns.ts"
 import type { Waiters } from "./Waiters.ts"
 import { perform } from "./perform.ts"
 import { workFailed, WorkFailed } from "./perform/subject.ts"
@@ -44,6 +46,7 @@ export interface Cell {
   readonly scope: Scope.Scope
   readonly mailbox: Mailbox
   readonly waiters: Waiters
+  readonly verbs: VerbRuns
   readonly published: (view: Instance, from: Instance) => Effect.Effect<void>
   record: Record
   view: Instance
@@ -129,6 +132,8 @@ export const begin = Effect.fnUntraced(function* (cell: Cell) {
     if (task === null) return
     const bound = deadlineMs[task._tag]
     const exit = yield* perform(task, subject).pipe(
+      Effect.withSpan(`work ${task._tag}`, {}, { captureStackTrace: false }),
+      partOf(cell.verbs.of(lifecycle.state)),
       Effect.timeoutOrElse({
         duration: bound,
         orElse: () =>

@@ -5,6 +5,7 @@
 import type * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
+import type * as Tracer from "effect/Tracer"
 import type { PatchInstance } from "../domain/Instance.ts"
 import type { Command, Event } from "./Lifecycle.ts"
 import type { Reply } from "./Reply.ts"
@@ -13,7 +14,13 @@ import type { Reply } from "./Reply.ts"
 export const commandsMax = 64
 
 export type Mail =
-  | { readonly _tag: "Command"; readonly command: Command; readonly reply: Deferred.Deferred<Reply> }
+  | {
+      readonly _tag: "Command"
+      readonly command: Command
+      readonly reply: Deferred.Deferred<Reply>
+      /** The span of the request that asks. */
+      readonly parent: Tracer.AnySpan | undefined
+    }
   | { readonly _tag: "Event"; readonly event: Event }
   | { readonly _tag: "Amend"; readonly changes: PatchInstance; readonly reply: Deferred.Deferred<Reply> }
   /** A live memory change is over: what was asked for, and what the guest has now. */

@@ -11,7 +11,9 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as FiberMap from "effect/FiberMap"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
+import type * as Tracer from "effect/Tracer"
 import type { InstanceId } from "../domain/Ids.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
 import * as Actor from "./Actor.ts"
@@ -37,11 +39,13 @@ interface Life {
   readonly registry: Registry.Registry
   readonly published: Published
   readonly started: (actor: Actor.Actor) => void
+  /** The span of the request that creates it. */
+  readonly parent: Tracer.AnySpan | undefined
 }
 
 /** One life of an actor, from a record to how it ended and the record that it left. */
 const liveOnce = Effect.fnUntraced(function* (life: Life, record: Record, probe: Probe | null) {
-  const actor = yield* Actor.make(record, probe, life.published)
+  const actor = yield* Actor.make(record, probe, life.published, life.parent)
   life.registry.put(life.id, actor)
   life.started(actor)
   const exit = yield* Effect.exit(actor.run)
@@ -106,8 +110,9 @@ export class Supervisor extends Context.Service<
         const { id } = record.spec
         const live = yield* Deferred.make<Actor.Actor>()
         const started = (actor: Actor.Actor) => void Deferred.doneUnsafe(live, Effect.succeed(actor))
+        const parent = Option.getOrUndefined(yield* Effect.option(Effect.currentParentSpan))
         const body = Effect.gen(function* () {
-          if (!(yield* supervise({ id, registry, published, started }, record, probe))) return
+          if (!(yield* supervise({ id, registry, published, started, parent }, record, probe))) return
           registry.remove(id)
           yield* events.removed(id)
         })

@@ -17,7 +17,7 @@ import {
   VolumeNotFound
 } from "../domain/problems.ts"
 import type { FileFault } from "../host/Fault.ts"
-import { step } from "../host/Boundary.ts"
+import { step, VerbInProgress } from "../host/Boundary.ts"
 import { HostMemory } from "../host/Memory.ts"
 import { Images } from "../image/Images.ts"
 import { Network } from "../network/Network.ts"
@@ -135,26 +135,34 @@ const record = Effect.fnUntraced(function* (made: Record) {
   )
 })
 
-const found = Effect.fnUntraced(function* (request: CreateInstance) {
-  const { registry, start } = yield* Supervisor
-  const images = yield* Images
-  const network = yield* Network
-  const vmm = yield* Vmm
-  const id = request.id ?? (yield* generateId)
-  if (registry.actor(id) !== undefined)
-    return yield* new InstanceExists({ detail: `There is an instance '${id}' already.`, instance_id: id })
-  const image = yield* images.resolve(request.image)
-  yield* check(request, image)
-  yield* admit(request.memory_mb)
-  const spec = specOf(request, id, image, vmm.kind)
-  const lease = spec.network.enabled ? yield* network.lease(id) : null
-  const now = timestamp(yield* Clock.currentTimeMillis)
-  const made = begin(spec, lease, request.start, vmm.version, now)
-  yield* record(made)
-  if (lease !== null)
-    yield* logEvent("network.lease", `${id}: ${lease.ip}`, { instance_id: id, ip: lease.ip, mac: lease.mac })
-  return { id, actor: yield* start(made, null) }
-}, Effect.uninterruptible)
+const found = Effect.fnUntraced(
+  function* (request: CreateInstance) {
+    const { registry, start } = yield* Supervisor
+    const images = yield* Images
+    const network = yield* Network
+    const vmm = yield* Vmm
+    const id = request.id ?? (yield* generateId)
+    if (registry.actor(id) !== undefined)
+      return yield* new InstanceExists({ detail: `There is an instance '${id}' already.`, instance_id: id })
+    const image = yield* images.resolve(request.image)
+    yield* check(request, image)
+    yield* admit(request.memory_mb)
+    const spec = specOf(request, id, image, vmm.kind)
+    const lease = spec.network.enabled ? yield* network.lease(id) : null
+    const now = timestamp(yield* Clock.currentTimeMillis)
+    const made = begin(spec, lease, request.start, vmm.version, now)
+    yield* record(made)
+    if (lease !== null)
+      yield* logEvent("network.lease", `${id}: ${lease.ip}`, {
+        instance_id: id,
+        ip: lease.ip,
+        mac: lease.mac
+      })
+    return { id, actor: yield* start(made, null) }
+  },
+  Effect.provideService(VerbInProgress, "create"),
+  Effect.uninterruptible
+)
 
 /** Creates an instance and waits until it is up. `names` is the lock that everything takes that gives or takes a name. */
 export const create = Effect.fn("Instances.create")(function* (

@@ -21,6 +21,7 @@ import { readReport } from "../guest/configDisk.ts"
 import { Files } from "../host/Files.ts"
 import { type InstancePaths, Paths } from "../host/Paths.ts"
 import { Network } from "../network/Network.ts"
+import { countLeftovers } from "../telemetry/counters.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
 import { Vmm, VmmProcesses, type VmmRef, type VmmStatus } from "../vmm/Vmm.ts"
 import type { Probe, State } from "./Lifecycle.ts"
@@ -238,6 +239,9 @@ export const recover = Effect.gen(function* () {
   const live = yield* adoptLeases(records)
   const taps = yield* network.reconcile(live)
   const removed = yield* removeFiles(records, leftovers)
+  yield* countLeftovers("vmm", vmms)
+  yield* countLeftovers("tap", taps.length)
+  yield* countLeftovers("directory", removed)
   if (vmms + taps.length + removed > 0)
     yield* logEvent("host.reconciled", "leftovers removed", { vmms, taps: taps.length, directories: removed })
   return yield* Effect.forEach(

@@ -12,7 +12,7 @@ import * as Schema from "effect/Schema"
 import { logEvent } from "./LogEvent.ts"
 
 /** A schema's error could print the very values that it refused; those may be a guest's environment. */
-const describe = (defect: unknown): string => {
+export const describeDefect = (defect: unknown): string => {
   if (Schema.isSchemaError(defect)) return "a value did not match its schema"
   return Cause.pretty(Cause.die(defect))
 }
@@ -22,7 +22,7 @@ const isReported = (reason: Cause.Reason<unknown>): Option.Option<string> =>
   HttpServerResponse.isHttpServerResponse(reason.defect) ||
   ErrorReporter.isIgnored(reason.defect)
     ? Option.none()
-    : Option.some(describe(reason.defect))
+    : Option.some(describeDefect(reason.defect))
 
 /** Writes every defect of a cause to the log. */
 export const reportDefects = (cause: Cause.Cause<unknown>, message: string): Effect.Effect<void> =>

@@ -2,6 +2,9 @@
 import { describe, expect, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { generateKeyPair, type JWTPayload, SignJWT, UnsecuredJWT } from "jose"
+import * as Redacted from "effect/Redacted"
+import { signToken } from "../../src/api/Token.ts"
+import { specJson } from "../../src/http/specification.ts"
 import { fakeInstance } from "../support/fakeServices.ts"
 import { send, serveFakes } from "../support/httpServer.ts"
 
@@ -88,6 +91,7 @@ describe("tokens", () => {
       const forged = Buffer.from(JSON.stringify({ scope: "admin", exp: exp + 9 })).toString("base64url")
       const bad: ReadonlyArray<readonly [string, string]> = [
         ["no exp", yield* token({ scope: "admin" })],
+        ["no scope", yield* token({ exp })],
         ["expired", yield* token({ scope: "admin", exp: exp - 7200 })],
         ["not yet", yield* token({ scope: "admin", exp, nbf: exp })],
         ["another secret", yield* token({ scope: "admin", exp }, new TextEncoder().encode("x".repeat(32)))],
@@ -105,11 +109,64 @@ describe("tokens", () => {
       }
       for (const authorization of ["", "Bearer", "Bearer ", `Basic ${good}`, good, `Bearer${good}`])
         expect((yield* send(it, "GET", "/instances", { headers: { authorization } })).status).toBe(401)
+      // The public key of RS256, or the secret itself under another name, is no key of HS256.
+      const confused = yield* token({ scope: "admin", exp }, new TextEncoder().encode(`${secret}\n`))
+      expect((yield* send(it, "GET", "/instances", bearer(confused))).status).toBe(401)
       expect(it.world.calls).toEqual([])
       expect((yield* send(it, "GET", "/instances", bearer(good))).status).toBe(200)
       expect(JSON.stringify(it.events)).not.toContain(good)
     }).pipe(Effect.scoped)
   )
+})
+
+describe("what a refusal and the document say", () => {
+  it.live("the challenge says what is wrong with a token, and what it takes", () =>
+    Effect.gen(function* () {
+      const it = yield* server()
+      const challenge = (headers: Record<string, string>) =>
+        Effect.map(send(it, "POST", "/instances/a1/pause", { headers }), (answer) => [
+          answer.status,
+          answer.headers.get("www-authenticate")
+        ])
+      expect(yield* challenge({})).toEqual([401, "Bearer"])
+      expect(yield* challenge({ authorization: "Bearer nonsense" })).toEqual([
+        401,
+        `Bearer error="invalid_token"`
+      ])
+      expect(yield* challenge(bearer(yield* scoped("read")).headers)).toEqual([
+        403,
+        `Bearer error="insufficient_scope", scope="write"`
+      ])
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("a token made here is good here until it expires, as far as its scope goes", () =>
+    Effect.gen(function* () {
+      const it = yield* server()
+      const make = (scope: "read" | "write", expiresInS: number) =>
+        signToken({ secret: Redacted.make(secret), scope, expiresInS })
+      const status = (method: string, path: string, value: string) =>
+        Effect.map(send(it, method, path, bearer(value)), (answer) => answer.status)
+      expect(yield* status("GET", "/instances", yield* make("read", 60))).toBe(200)
+      expect(yield* status("POST", "/instances/a1/pause", yield* make("read", 60))).toBe(403)
+      expect(yield* status("POST", "/instances/a1/pause", yield* make("write", 60))).toBe(200)
+      expect(yield* status("GET", "/instances", yield* make("read", -1))).toBe(401)
+    }).pipe(Effect.scoped)
+  )
+
+  it("every operation that asks for a token says for which, and a read never asks for more", () => {
+    const document = JSON.parse(specJson)
+    const open = new Set(["/health", "/spec.yaml", "/spec.json", "/docs"])
+    for (const [path, item] of Object.entries<Record<string, { security: unknown }>>(document.paths))
+      for (const [method, operation] of Object.entries(item)) {
+        const scope = method === "get" ? "read" : "write"
+        expect([path, method, operation.security]).toEqual([
+          path,
+          method,
+          open.has(path) ? [] : [{ bearer: [scope] }]
+        ])
+      }
+  })
 })
 
 describe("order and origin", () => {

@@ -7,10 +7,12 @@ import type * as Scope from "effect/Scope"
 import { decodeSettings, type Environment, Settings } from "../../src/host/Settings.ts"
 import { HttpBounds } from "../../src/http/Bounds.ts"
 import { Health, type HealthReport } from "../../src/http/Health.ts"
-import { layerServer } from "../../src/http/server.ts"
+import { HostResources } from "../../src/http/HostResources.ts"
+import { layerServing } from "../../src/http/server.ts"
+import { layerRpc } from "../../src/rpc/server.ts"
 import { layerDefects } from "../../src/telemetry/defects.ts"
 import { layerLogger } from "../../src/telemetry/Logger.ts"
-import { type FakeWorld, fakeWorld, layerFakes } from "./fakeServices.ts"
+import { type FakeWorld, fakeResources, fakeWorld, layerFakes } from "./fakeServices.ts"
 
 export interface TestServer {
   readonly url: string
@@ -49,9 +51,10 @@ export const serveFakes = (
       stderr: (line: string) => void stderr.push(line)
     }
     const defaults = yield* HttpBounds
-    const server = layerServer.pipe(
+    const server = layerServing(layerRpc).pipe(
       Layer.provide(layerFakes(world)),
       Layer.provide(Layer.succeed(Health, { report: options.health ?? Effect.succeed(healthy) })),
+      Layer.provide(Layer.succeed(HostResources, fakeResources(world))),
       Layer.provide(Layer.succeed(Settings, settings)),
       Layer.provide(Layer.succeed(HttpBounds, { ...defaults, ...options.bounds })),
       Layer.provide(layerDefects),

@@ -72,7 +72,8 @@ const settingsLayer = (subnet: string) =>
     )
   )
 
-const serviceLayer = (world: World, files: MemoryFiles, options: PlaceOptions) => {
+/** What the service stands on: files, settings, and the simulated host. */
+export const layerGround = (world: World, files: MemoryFiles, options: PlaceOptions) => {
   const epoch = world.services + 1
   const host = Layer.mergeAll(
     // A service that was killed writes nothing any more, not even in its finalizers.
@@ -88,14 +89,18 @@ const serviceLayer = (world: World, files: MemoryFiles, options: PlaceOptions) =
     HostMemory.layerOf(16 * 1024 * 1024),
     simulatedImages("/data/layers/base.squashfs")
   )
-  return instancesLayer.pipe(
-    Layer.provide(Supervisor.layer),
-    Layer.provideMerge(layerEventLog),
-    Layer.provide([Store.layer, Journal.layer]),
-    Layer.provide(platform),
-    Layer.provide(host)
-  )
+  return Layer.provideMerge(platform, host)
 }
+
+/** The instances over their ground, which the caller provides. */
+export const layerInstances = instancesLayer.pipe(
+  Layer.provide(Supervisor.layer),
+  Layer.provideMerge(layerEventLog),
+  Layer.provide([Store.layer, Journal.layer])
+)
+
+const serviceLayer = (world: World, files: MemoryFiles, options: PlaceOptions) =>
+  Layer.provide(layerInstances, layerGround(world, files, options))
 
 const startService = (world: World, files: MemoryFiles, options: PlaceOptions) =>
   Effect.gen(function* () {

@@ -1,0 +1,13 @@
+/** What commands do on this host without the service: run it, check the host, sign tokens. The process's wiring gives it. */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+
+export class LocalService extends Context.Service<
+  LocalService,
+  {
+    /** Serves until it is interrupted. */
+    readonly serve: Effect.Effect<never, unknown>
+    /** What to print, and the exit code. */
+    readonly doctor: Effect.Effect<{ readonly text: string; readonly exitCode: number }, unknown>
+  }
+>()("dataplane/cli/LocalService") {}

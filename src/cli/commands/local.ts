@@ -1,0 +1,20 @@
+/** Commands on this host itself: the service, the doctor. */
+import * as Command from "effect/cli/Command"
+import * as Effect from "effect/Effect"
+import { Failure } from "../Failure.ts"
+import { LocalService } from "../LocalService.ts"
+import { Screen } from "../Screen.ts"
+
+export const serve = Command.make("serve", {}, () =>
+  Effect.flatMap(LocalService, (service) => service.serve)
+).pipe(Command.withDescription("Run the service; configured by its environment"))
+
+export const doctor = Command.make("doctor", {}, () =>
+  Effect.gen(function* () {
+    const service = yield* LocalService
+    const screen = yield* Screen
+    const { text, exitCode } = yield* service.doctor
+    screen.out(text)
+    if (exitCode !== 0) return yield* new Failure({ sentence: "", exitCode })
+  })
+).pipe(Command.withDescription("Check this host, and say for each failure how to fix it"))
