@@ -12,9 +12,16 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import { digestHex, type Digest } from "../../domain/Ids.ts"
-import { Files } from "../../host/Files.ts"
+import type { Files } from "../../host/Files.ts"
 import { corrupt, fromHost, hostFault, type ImageFault, timedOut, unknownImage } from "../ImageFault.ts"
-import { assemble, digestOf, documentMaxBytes, parseManifest, selectPlatform } from "../manifest.ts"
+import {
+  assemble,
+  digestOf,
+  documentMaxBytes,
+  type ImageManifest,
+  parseManifest,
+  selectPlatform
+} from "../manifest.ts"
 import { format, isLoopback, type Reference, repository } from "../Reference.ts"
 import { skopeo } from "./skopeo.ts"
 import { blobFile, type FetchRequest, type Source } from "./Source.ts"
@@ -58,6 +65,12 @@ const misnamed = (reference: Reference) =>
     `The registry ${reference.domain} sent a document for ${format(reference)} that does not have its digest.`
   )
 
+/** What a registry said an image is, with the documents that say so. */
+export interface Resolved {
+  readonly manifest: ImageManifest
+  readonly documents: { readonly manifest: Buffer; readonly config: Buffer }
+}
+
 /** Follows indexes to the manifest for this platform. */
 const findManifest = Effect.fnUntraced(function* (reference: Reference) {
   let digest = reference.digest
@@ -66,20 +79,31 @@ const findManifest = Effect.fnUntraced(function* (reference: Reference) {
     const own = digestOf(bytes)
     if (digest !== null && own !== digest) return yield* misnamed(reference)
     const parsed = yield* Effect.fromResult(parseManifest(bytes))
-    if (parsed._tag === "Manifest") return { digest: own, config: parsed.config, layers: parsed.layers }
+    if (parsed._tag === "Manifest")
+      return { digest: own, bytes, config: parsed.config, layers: parsed.layers }
     digest = (yield* Effect.fromResult(selectPlatform(parsed.manifests))).digest
   }
   return yield* unknownImage(`The image ${format(reference)} is an index of indexes without an end.`)
 })
 
-const resolve = Effect.fnUntraced(function* (reference: Reference) {
-  const manifest = yield* findManifest(reference)
-  const config = yield* inspect(reference, manifest.digest, ["--config"])
-  if (digestOf(config) !== manifest.config.digest) return yield* misnamed(reference)
-  return yield* Effect.fromResult(assemble(manifest.digest, manifest.layers, config))
+/** Asks the registry what a reference means, for this host's platform. */
+export const resolveInRegistry = Effect.fnUntraced(function* (
+  reference: Reference
+): Effect.fn.Return<Resolved, ImageFault> {
+  const found = yield* findManifest(reference)
+  const config = yield* inspect(reference, found.digest, ["--config"])
+  if (digestOf(config) !== found.config.digest) return yield* misnamed(reference)
+  const manifest = yield* Effect.fromResult(assemble(found.digest, found.layers, config))
+  return { manifest, documents: { manifest: found.bytes, config } }
 })
 
-const copy = (request: FetchRequest) =>
+/** A pull of some layers of an image from its registry. */
+export interface RegistryPull extends FetchRequest {
+  readonly reference: Reference
+  readonly manifest: ImageManifest
+}
+
+const copy = (request: RegistryPull) =>
   skopeo({
     args: [
       "--tmpdir",
@@ -108,7 +132,7 @@ interface Wanted {
   readonly diffId: Digest
 }
 
-const wantedOf = (request: FetchRequest, blobs: string): ReadonlyArray<Wanted> =>
+const wantedOf = (request: RegistryPull, blobs: string): ReadonlyArray<Wanted> =>
   request.wanted.flatMap((index): ReadonlyArray<Wanted> => {
     const layer = request.manifest.layers[index]
     if (layer === undefined || layer.digest === null) return []
@@ -118,7 +142,7 @@ const wantedOf = (request: FetchRequest, blobs: string): ReadonlyArray<Wanted> =
 
 type FilesOf = Files["Service"]
 const onDisk = Effect.mapError((cause: unknown) => fromHost("Writing the pull", cause))
-const layoutOf = (request: FetchRequest) => path.join(request.directory, "layout")
+const layoutOf = (request: RegistryPull) => path.join(request.directory, "layout")
 
 const sizeOf = (files: FilesOf, file: string) =>
   Effect.map(files.stat(file), Option.match({ onNone: () => -1, onSome: (it) => it.size }))
@@ -126,7 +150,7 @@ const sizeOf = (files: FilesOf, file: string) =>
 /** Empty files for what is not wanted; nothing of the wrong size for what is. */
 const prepare = Effect.fnUntraced(function* (
   files: FilesOf,
-  request: FetchRequest,
+  request: RegistryPull,
   blobs: string,
   wanted: ReadonlyArray<Wanted>
 ) {
@@ -151,7 +175,7 @@ const unfinished = Effect.fnUntraced(function* (files: FilesOf, layout: string) 
 
 /** A transfer under observation. */
 interface Transfer {
-  readonly request: FetchRequest
+  readonly request: RegistryPull
   readonly wanted: ReadonlyArray<Wanted>
   /** Indexes of blobs that have arrived. */
   readonly told: Set<number>
@@ -186,7 +210,7 @@ const watch = Effect.fnUntraced(function* (files: FilesOf, transfer: Transfer) {
   return yield* timedOut(`The registry ${domain} sent nothing for ${pullStallMs / 1000} seconds.`)
 })
 
-const transferAll = Effect.fnUntraced(function* (files: FilesOf, request: FetchRequest) {
+const transferAll = Effect.fnUntraced(function* (files: FilesOf, request: RegistryPull) {
   const blobs = path.join(request.directory, "blobs", "sha256")
   const transfer: Transfer = { request, wanted: wantedOf(request, blobs), told: new Set() }
   const copied = prepare(files, request, blobs, transfer.wanted).pipe(Effect.andThen(copy(request)), retried)
@@ -197,7 +221,14 @@ const transferAll = Effect.fnUntraced(function* (files: FilesOf, request: FetchR
     : Effect.void
 })
 
-export const makeRegistry: Effect.Effect<Source, never, Files> = Effect.map(Files, (files) => ({
-  resolve,
-  fetch: (request) => (request.wanted.length === 0 ? Effect.void : transferAll(files, request))
-}))
+/** Brings the wanted blobs into files of the pull's directory. */
+export const fetchFromRegistry = (files: FilesOf, request: RegistryPull): Effect.Effect<void, ImageFault> =>
+  request.wanted.length === 0 ? Effect.void : transferAll(files, request)
+
+export const registrySource = (files: FilesOf): Source => ({
+  resolve: (reference) =>
+    Effect.map(resolveInRegistry(reference), ({ manifest }) => ({
+      manifest,
+      fetch: (request) => fetchFromRegistry(files, { ...request, reference, manifest })
+    }))
+})
