@@ -35,10 +35,11 @@ import { type Layers, makeLayers } from "./layers.ts"
 import type { LayerBounds } from "./LayerStream.ts"
 import { format, parse } from "./Reference.ts"
 import type { ArchiveBounds } from "./sources/archive.ts"
-import { makeSources, type SourceSettings, type Sources } from "./sources/Sources.ts"
+import { pullRetryTimes } from "./sources/registry.ts"
+import { makeSources, type SourceBounds, type SourceSettings, type Sources } from "./sources/Sources.ts"
 import { makeWork } from "./work.ts"
 
-export interface ImageBounds extends LayerBounds, ArchiveBounds {
+export interface ImageBounds extends LayerBounds, ArchiveBounds, SourceBounds {
   /** Images that are pulled or converted at once; more wait. */
   readonly workAtOnce: number
   /** Images that are being worked on or wait for it; more are refused with 503. */
@@ -53,7 +54,8 @@ export const defaultImageBounds: ImageBounds = {
   archiveMaxBytes: 64 * 2 ** 30,
   workAtOnce: 2,
   workMax: 64,
-  uploadsAtOnce: 4
+  uploadsAtOnce: 4,
+  pullRetryTimes
 }
 
 const lostUpload = "The service stopped before the archive was converted. Import it again."
@@ -190,7 +192,7 @@ const make = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Context.Context<Images | ImageGc>, FileFault, Files | Paths | Scope.Scope> {
   const layers = yield* makeLayers(bounds)
   const store = yield* makeImageStore(layers)
-  const sources = yield* makeSources(settings)
+  const sources = yield* makeSources(settings, bounds)
   const work = yield* makeWork(store, layers, sources)
   const slots = Semaphore.makeUnsafe(bounds.workAtOnce)
   const uploads = Semaphore.makeUnsafe(bounds.uploadsAtOnce)

@@ -21,6 +21,11 @@ export interface SourceSettings {
   readonly containerdSocket: string
 }
 
+export interface SourceBounds {
+  /** How often a transfer from a registry that broke off is taken up again, with a pause that grows to 5 s. */
+  readonly pullRetryTimes: number
+}
+
 export interface Sources {
   /** The source for one pull. Fails where only containerd will do and does not answer. */
   readonly choose: Effect.Effect<Source, ImageFault>
@@ -56,6 +61,7 @@ const namespaceOf = (run: string) => `cloud-hypervisor-dataplane-${path.basename
 
 const withContainerd = (
   settings: SourceSettings,
+  retryTimes: number,
   files: Files["Service"],
   connected: Effect.Effect<Containerd>
 ): Sources => {
@@ -74,10 +80,10 @@ const withContainerd = (
     )
   return {
     choose: Effect.flatMap(answering, (it): Effect.Effect<Source, ImageFault> => {
-      if (Option.isSome(it)) return Effect.succeed(containerdSource({ containerd: it.value, files }))
+      if (Option.isSome(it)) return Effect.succeed(containerdSource({ containerd: it.value, files, retryTimes }))
       return settings.imageSource === "containerd"
         ? Effect.fail(silent)
-        : Effect.succeed(registrySource(files))
+        : Effect.succeed(registrySource(files, retryTimes))
     }),
     retain: (names) =>
       whereAnswering((containerd) =>
@@ -98,12 +104,13 @@ const withContainerd = (
 }
 
 export const makeSources = Effect.fnUntraced(function* (
-  settings: SourceSettings
+  settings: SourceSettings,
+  { pullRetryTimes }: SourceBounds
 ): Effect.fn.Return<Sources, never, Files | Paths | Scope.Scope> {
   const files = yield* Files
   if (settings.imageSource === "registry") {
     return {
-      choose: Effect.succeed(registrySource(files)),
+      choose: Effect.succeed(registrySource(files, pullRetryTimes)),
       retain: () => Effect.void,
       sweep: Effect.void
     }
@@ -113,5 +120,5 @@ export const makeSources = Effect.fnUntraced(function* (
   const connected = yield* Effect.cached(
     connect(settings.containerdSocket, namespaceOf(run)).pipe(Effect.provideService(Scope.Scope, scope))
   )
-  return withContainerd(settings, files, connected)
+  return withContainerd(settings, pullRetryTimes, files, connected)
 })

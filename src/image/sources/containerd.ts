@@ -47,6 +47,7 @@ const keepLabel = "containerd.io/gc.ref.content."
 export interface ContainerdHost {
   readonly containerd: Containerd
   readonly files: Files["Service"]
+  readonly retryTimes: number
 }
 
 /** A sentence for what containerd said no with; its own words go to the log. */
@@ -242,7 +243,12 @@ const fetchInto = (host: ContainerdHost, reference: Reference, resolved: Resolve
       wanted: lacking,
       progress: (more) => request.progress(bytes + more)
     }
-    yield* fetchFromRegistry(host.files, { ...fetch, reference, manifest: resolved.manifest })
+    yield* fetchFromRegistry(host.files, {
+      ...fetch,
+      reference,
+      manifest: resolved.manifest,
+      retryTimes: host.retryTimes
+    })
     // The image is whole without it: what containerd keeps spares a later pull, no more.
     yield* keep({ ...pull, request: fetch }, reference, resolved).pipe(
       Effect.catch((fault) => Effect.logWarning("containerd did not keep what was pulled", fault))

@@ -35,11 +35,17 @@ const progressIntervalMs = 200
 /** An index of indexes is legal; deeper ones are a trick. */
 const indexDepthMax = 3
 
-const retryTimes = 3
-const retries = Schedule.exponential("300 millis").pipe(Schedule.jittered)
+/** A question is repeated for some two seconds, since somebody waits for its answer. */
+const inspectRetryTimes = 3
+/** A transfer that broke off is taken up again for about half a minute: long enough for a registry's restart. */
+export const pullRetryTimes = 9
+const retryMax = "5 seconds"
+const retries = Schedule.min([Schedule.exponential("300 millis"), Schedule.spaced(retryMax)]).pipe(
+  Schedule.jittered
+)
 
-const retried = <A, R>(effect: Effect.Effect<A, ImageFault, R>) =>
-  Effect.retry(effect, { while: (fault) => fault.transient, schedule: retries, times: retryTimes })
+const retried = <A, R>(times: number, effect: Effect.Effect<A, ImageFault, R>) =>
+  Effect.retry(effect, { while: (fault) => fault.transient, schedule: retries, times })
 
 const tlsArgs = (reference: Reference, flag: string) => (isLoopback(reference) ? [`--${flag}=false`] : [])
 
@@ -51,6 +57,7 @@ const transport = (reference: Reference, digest: Digest | null): string =>
 
 const inspect = (reference: Reference, digest: Digest | null, extra: ReadonlyArray<string>) =>
   retried(
+    inspectRetryTimes,
     skopeo({
       args: ["inspect", "--raw", ...extra, ...tlsArgs(reference, "tls-verify"), transport(reference, digest)],
       image: format(reference),
@@ -101,6 +108,8 @@ export const resolveInRegistry = Effect.fnUntraced(function* (
 export interface RegistryPull extends FetchRequest {
   readonly reference: Reference
   readonly manifest: ImageManifest
+  /** How often a transfer that broke off is taken up again. */
+  readonly retryTimes: number
 }
 
 const copy = (request: RegistryPull) =>
@@ -213,7 +222,10 @@ const watch = Effect.fnUntraced(function* (files: FilesOf, transfer: Transfer) {
 const transferAll = Effect.fnUntraced(function* (files: FilesOf, request: RegistryPull) {
   const blobs = path.join(request.directory, "blobs", "sha256")
   const transfer: Transfer = { request, wanted: wantedOf(request, blobs), told: new Set() }
-  const copied = prepare(files, request, blobs, transfer.wanted).pipe(Effect.andThen(copy(request)), retried)
+  const copied = retried(
+    request.retryTimes,
+    prepare(files, request, blobs, transfer.wanted).pipe(Effect.andThen(copy(request)))
+  )
   yield* Effect.raceFirst(copied, watch(files, transfer))
   yield* look(files, transfer)
   yield* transfer.told.size < transfer.wanted.length
@@ -225,10 +237,10 @@ const transferAll = Effect.fnUntraced(function* (files: FilesOf, request: Regist
 export const fetchFromRegistry = (files: FilesOf, request: RegistryPull): Effect.Effect<void, ImageFault> =>
   request.wanted.length === 0 ? Effect.void : transferAll(files, request)
 
-export const registrySource = (files: FilesOf): Source => ({
+export const registrySource = (files: FilesOf, retryTimes: number): Source => ({
   resolve: (reference) =>
     Effect.map(resolveInRegistry(reference), ({ manifest }) => ({
       manifest,
-      fetch: (request) => fetchFromRegistry(files, { ...request, reference, manifest })
+      fetch: (request) => fetchFromRegistry(files, { ...request, reference, manifest, retryTimes })
     }))
 })
