@@ -27,9 +27,7 @@ const middle = layerBytes + layerBytes / 2
 const builtOf = (sizes: ReadonlyArray<number>) =>
   Effect.promise(async () =>
     image(
-      await Promise.all(
-        sizes.map((bytes, n) => layer([{ name: `f${n}`, body: randomBytes(bytes) }], "none"))
-      )
+      await Promise.all(sizes.map((bytes, n) => layer([{ name: `f${n}`, body: randomBytes(bytes) }], "none")))
     )
   )
 const built = builtOf([layerBytes, layerBytes, layerBytes])
@@ -116,7 +114,10 @@ describe("a registry that is killed in the middle of a pull", () => {
         yield* (yield* Images).create({ name })
         yield* settled(id)
         yield* assertWhole(id, made)
-      }).pipe(Effect.provide(service(dataDir, registryOnly, { pullRetryTimes: 1 })), Effect.provide(Files.layer))
+      }).pipe(
+        Effect.provide(service(dataDir, registryOnly, { pullRetryTimes: 1 })),
+        Effect.provide(Files.layer)
+      )
     }).pipe(Effect.scoped)
   )
 })
@@ -145,32 +146,37 @@ describe.skipIf(unavailable !== null)("a containerd that is killed", () => {
     }).pipe(Effect.scoped)
   )
 
-  it.live("with the registry while a pull goes into it: the image is whole, and so is what containerd keeps", () =>
-    Effect.gen(function* () {
-      const containerd = yield* startContainerd()
-      const registry = yield* startRegistry()
-      const gate = yield* startGate({ host: "127.0.0.1", port: registry.port })
-      const dataDir = yield* temporaryDirectory("outage")
-      const made = yield* built
-      yield* registry.push("team/both", "latest", made)
-      const source = { imageSource: "containerd", containerdSocket: containerd.socket } as const
-      yield* Effect.gen(function* () {
-        yield* gate.holdAfter(middle)
-        const name = `127.0.0.1:${gate.port}/team/both:latest`
-        const { id, end } = yield* watched(name)
-        yield* gate.held
-        yield* containerd.kill
-        yield* registry.kill
-        yield* registry.start
-        yield* gate.open
-        yield* containerd.start
-        yield* end
-        yield* assertWhole(id, made)
-        const [namespace = ""] = (yield* containerd.ctr("default", "namespaces", "ls", "--quiet"))
-          .split("\n")
-          .filter((it) => it.startsWith("cloud-hypervisor-dataplane-"))
-        assert.match(yield* containerd.ctr(namespace, "images", "check", `name==${name}`), /complete \(4\/4\)/u)
-      }).pipe(Effect.provide(service(dataDir, source)))
-    }).pipe(Effect.scoped)
+  it.live(
+    "with the registry while a pull goes into it: the image is whole, and so is what containerd keeps",
+    () =>
+      Effect.gen(function* () {
+        const containerd = yield* startContainerd()
+        const registry = yield* startRegistry()
+        const gate = yield* startGate({ host: "127.0.0.1", port: registry.port })
+        const dataDir = yield* temporaryDirectory("outage")
+        const made = yield* built
+        yield* registry.push("team/both", "latest", made)
+        const source = { imageSource: "containerd", containerdSocket: containerd.socket } as const
+        yield* Effect.gen(function* () {
+          yield* gate.holdAfter(middle)
+          const name = `127.0.0.1:${gate.port}/team/both:latest`
+          const { id, end } = yield* watched(name)
+          yield* gate.held
+          yield* containerd.kill
+          yield* registry.kill
+          yield* registry.start
+          yield* gate.open
+          yield* containerd.start
+          yield* end
+          yield* assertWhole(id, made)
+          const [namespace = ""] = (yield* containerd.ctr("default", "namespaces", "ls", "--quiet"))
+            .split("\n")
+            .filter((it) => it.startsWith("cloud-hypervisor-dataplane-"))
+          assert.match(
+            yield* containerd.ctr(namespace, "images", "check", `name==${name}`),
+            /complete \(4\/4\)/u
+          )
+        }).pipe(Effect.provide(service(dataDir, source)))
+      }).pipe(Effect.scoped)
   )
 })

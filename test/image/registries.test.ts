@@ -34,30 +34,41 @@ const manifests = /^GET .*\/manifests\//u
 
 describe("a registry that misbehaves for a while", () => {
   it.live.each([
-    ["limits the rate of manifests", { matches: manifests, times: 2, status: 429, headers: { "retry-after": "1" } }],
+    [
+      "limits the rate of manifests",
+      { matches: manifests, times: 2, status: 429, headers: { "retry-after": "1" } }
+    ],
     ["limits the rate of blobs", { matches: blobs, times: 2, status: 429, headers: { "retry-after": "1" } }],
     ["fails with 503 for manifests", { matches: manifests, times: 2, status: 503 }],
     ["fails with 500 for blobs", { matches: blobs, times: 2, status: 500 }],
     ["fails with 502 at all", { matches: /./u, times: 2, status: 502 }],
     ["breaks off in the middle of blobs", { matches: blobs, times: 2, cutAfter: 20 }]
-  ] satisfies ReadonlyArray<readonly [string, Misbehavior]>)("%s: the image is ready all the same", ([, fault]) =>
-    Effect.map(pulledThrough([fault]), (ready) => {
-      assert.deepStrictEqual([ready.status, ready.error], ["ready", null])
-    })
+  ] satisfies ReadonlyArray<readonly [string, Misbehavior]>)(
+    "%s: the image is ready all the same",
+    ([, fault]) =>
+      Effect.map(pulledThrough([fault]), (ready) => {
+        assert.deepStrictEqual([ready.status, ready.error], ["ready", null])
+      })
   )
 
   it.live("is not asked without end", () =>
-    Effect.map(pulledThrough([{ matches: manifests, times: Number.POSITIVE_INFINITY, status: 503 }]), (failed) => {
-      assert.strictEqual(failed.error, `The registry ${failed.domain} fails at the moment.`)
-      assert.isAtMost(failed.seen.length, 20)
-    })
+    Effect.map(
+      pulledThrough([{ matches: manifests, times: Number.POSITIVE_INFINITY, status: 503 }]),
+      (failed) => {
+        assert.strictEqual(failed.error, `The registry ${failed.domain} fails at the moment.`)
+        assert.isAtMost(failed.seen.length, 20)
+      }
+    )
   )
 
   it.live("and does not let anybody in is not asked again", () =>
-    Effect.map(pulledThrough([{ matches: manifests, times: Number.POSITIVE_INFINITY, status: 403 }]), (failed) => {
-      assert.match(failed.error ?? "", /does not give .* to this host/u)
-      assert.isAtMost(failed.seen.length, 4)
-    })
+    Effect.map(
+      pulledThrough([{ matches: manifests, times: Number.POSITIVE_INFINITY, status: 403 }]),
+      (failed) => {
+        assert.match(failed.error ?? "", /does not give .* to this host/u)
+        assert.isAtMost(failed.seen.length, 4)
+      }
+    )
   )
 })
 
@@ -75,7 +86,11 @@ const withHome = <A, E, R>(
         await fs.writeFile(file, content, { mode: 0o700 })
       })
     }
-    const changes = { HOME: home, XDG_RUNTIME_DIR: path.join(home, "run"), PATH: `${home}/bin:${process.env["PATH"]}` }
+    const changes = {
+      HOME: home,
+      XDG_RUNTIME_DIR: path.join(home, "run"),
+      PATH: `${home}/bin:${process.env["PATH"]}`
+    }
     const before = Object.keys(changes).map((name) => [name, process.env[name]] as const)
     yield* Effect.acquireRelease(
       Effect.sync(() => Object.assign(process.env, changes)),
@@ -117,8 +132,18 @@ describe("credentials", () => {
     )
 
   it.live.each([
-    ["docker's config.json", (domain: string) => ({ ".docker/config.json": JSON.stringify({ auths: { [domain]: { auth: basic } } }) })],
-    ["podman's auth.json", (domain: string) => ({ "run/containers/auth.json": JSON.stringify({ auths: { [domain]: { auth: basic } } }) })],
+    [
+      "docker's config.json",
+      (domain: string) => ({
+        ".docker/config.json": JSON.stringify({ auths: { [domain]: { auth: basic } } })
+      })
+    ],
+    [
+      "podman's auth.json",
+      (domain: string) => ({
+        "run/containers/auth.json": JSON.stringify({ auths: { [domain]: { auth: basic } } })
+      })
+    ],
     [
       "a credential helper that docker's config.json names",
       (domain: string) => ({
@@ -127,7 +152,9 @@ describe("credentials", () => {
       })
     ]
   ] as const)("of %s are used", ([, files]) =>
-    Effect.map(pulledWith(files), (ready) => assert.deepStrictEqual([ready.status, ready.error], ["ready", null]))
+    Effect.map(pulledWith(files), (ready) =>
+      assert.deepStrictEqual([ready.status, ready.error], ["ready", null])
+    )
   )
 
   it.live("that are missing or wrong fail the pull with a sentence that does not tell them", () =>
