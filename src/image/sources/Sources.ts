@@ -80,7 +80,8 @@ const withContainerd = (
     )
   return {
     choose: Effect.flatMap(answering, (it): Effect.Effect<Source, ImageFault> => {
-      if (Option.isSome(it)) return Effect.succeed(containerdSource({ containerd: it.value, files, retryTimes }))
+      if (Option.isSome(it))
+        return Effect.succeed(containerdSource({ containerd: it.value, files, retryTimes }))
       return settings.imageSource === "containerd"
         ? Effect.fail(silent)
         : Effect.succeed(registrySource(files, retryTimes))
