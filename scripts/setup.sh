@@ -75,6 +75,8 @@ look() {
   if [ "$forTests" = yes ]; then
     need umoci umoci has umoci
     need docker-registry docker-registry has docker-registry
+    need "containerd runc" containerd has containerd
+    need "containerd runc" ctr has ctr
     need erofs-utils mkfs.erofs has mkfs.erofs
   fi
 }

@@ -22,6 +22,7 @@ import { Files } from "../../src/host/Files.ts"
 import { layout, Paths } from "../../src/host/Paths.ts"
 import { defaultImageBounds } from "../../src/image/ImagesLayer.ts"
 import { makeLayers } from "../../src/image/layers.ts"
+import { blobFile } from "../../src/image/sources/Source.ts"
 import * as TarWriter from "../../src/image/tar/TarWriter.ts"
 
 /** Design §6 and the project's aim: at most half of what the peer takes. */
@@ -130,7 +131,7 @@ const ours = async (blob: Blob, directory: string) => {
   const host = Layer.merge(Files.layer, Layer.succeed(Paths, layout(dataDir)))
   const needed = {
     diffIds: [diffId],
-    blob: () => Effect.succeed({ path: file, offset: 0, length: bytes, digest, diffId }),
+    blob: () => Effect.succeed(blobFile(file, bytes, digest, diffId)),
     onBytes: () => undefined,
     onLayer: Effect.void
   }

@@ -25,6 +25,7 @@ import { Busy, ImageInUse, ImageNotFound, ImageNotReady } from "../domain/proble
 import { Files } from "../host/Files.ts"
 import type { FileFault } from "../host/Fault.ts"
 import { Paths } from "../host/Paths.ts"
+import { Settings } from "../host/Settings.ts"
 import { type Admission, admitArchive, admitReference, uploadPrefix } from "./admit.ts"
 import { ImageGc } from "./ImageGc.ts"
 import { isWorking, toBootImage, toImage, versionOf } from "./ImageRecord.ts"
@@ -34,10 +35,11 @@ import { type Layers, makeLayers } from "./layers.ts"
 import type { LayerBounds } from "./LayerStream.ts"
 import { format, parse } from "./Reference.ts"
 import type { ArchiveBounds } from "./sources/archive.ts"
-import { makeRegistry } from "./sources/registry.ts"
+import { pullRetryTimes } from "./sources/registry.ts"
+import { makeSources, type SourceBounds, type SourceSettings, type Sources } from "./sources/Sources.ts"
 import { makeWork } from "./work.ts"
 
-export interface ImageBounds extends LayerBounds, ArchiveBounds {
+export interface ImageBounds extends LayerBounds, ArchiveBounds, SourceBounds {
   /** Images that are pulled or converted at once; more wait. */
   readonly workAtOnce: number
   /** Images that are being worked on or wait for it; more are refused with 503. */
@@ -52,7 +54,8 @@ export const defaultImageBounds: ImageBounds = {
   archiveMaxBytes: 64 * 2 ** 30,
   workAtOnce: 2,
   workMax: 64,
-  uploadsAtOnce: 4
+  uploadsAtOnce: 4,
+  pullRetryTimes
 }
 
 const lostUpload = "The service stopped before the archive was converted. Import it again."
@@ -179,12 +182,18 @@ const resume = Effect.fnUntraced(function* ({ store, work, run }: Admission, lay
   yield* store.collect
 })
 
+/** containerd keeps what we pulled as long as there is an image of that name. */
+const releaseUnnamed = (store: ImageStore, sources: Sources) =>
+  Effect.suspend(() => sources.retain(new Set(store.all().map((it) => it.record.name))))
+
 const make = Effect.fnUntraced(function* (
-  bounds: ImageBounds
+  bounds: ImageBounds,
+  settings: SourceSettings
 ): Effect.fn.Return<Context.Context<Images | ImageGc>, FileFault, Files | Paths | Scope.Scope> {
   const layers = yield* makeLayers(bounds)
   const store = yield* makeImageStore(layers)
-  const work = yield* makeWork(store, layers, yield* makeRegistry)
+  const sources = yield* makeSources(settings, bounds)
+  const work = yield* makeWork(store, layers, sources)
   const slots = Semaphore.makeUnsafe(bounds.workAtOnce)
   const uploads = Semaphore.makeUnsafe(bounds.uploadsAtOnce)
   const fibers = yield* FiberMap.make<ImageId>()
@@ -197,6 +206,9 @@ const make = Effect.fnUntraced(function* (
     run: (id, effect) => FiberMap.run(fibers, id, slots.withPermits(1)(effect))
   }
   yield* sweep(admission, layers)
+  yield* sources.sweep
+  const release = Effect.forkIn(releaseUnnamed(store, sources), yield* Effect.scope)
+  yield* release
   yield* resume(admission, layers)
   const show = ({ record, progress }: Entry) => toImage(record, progress)
   const full = new Busy({
@@ -212,7 +224,11 @@ const make = Effect.fnUntraced(function* (
     get: (id) => Effect.map(entryOf(store, id), show),
     resolve: (image) => resolve(admission, image),
     pinned: (id, digest) => pinned(admission, id, digest),
-    remove: (id, users) => remove(store, (it) => FiberMap.remove(fibers, it), id, users)
+    remove: (id, users) =>
+      Effect.ensuring(
+        remove(store, (it) => FiberMap.remove(fibers, it), id, users),
+        release
+      )
   })
   const gc = ImageGc.of({ collect: (inUse) => collect(store, inUse) })
   return Context.make(Images, images).pipe(Context.add(ImageGc, gc))
@@ -220,7 +236,10 @@ const make = Effect.fnUntraced(function* (
 
 /** The service with bounds of one's own, for tests and small hosts. */
 export const makeImagesLayer = (
-  bounds: ImageBounds
-): Layer.Layer<Images | ImageGc, FileFault, Files | Paths> => Layer.effectContext(make(bounds))
+  bounds: ImageBounds,
+  settings: SourceSettings
+): Layer.Layer<Images | ImageGc, FileFault, Files | Paths> => Layer.effectContext(make(bounds, settings))
 
-export const imagesLayer = makeImagesLayer(defaultImageBounds)
+export const imagesLayer: Layer.Layer<Images | ImageGc, FileFault, Files | Paths | Settings> = Layer.unwrap(
+  Effect.map(Settings, (settings) => makeImagesLayer(defaultImageBounds, settings))
+)

@@ -19,7 +19,7 @@ import { commandFault, spawnPiped } from "../host/Command.ts"
 import { CommandFault } from "../host/Fault.ts"
 import { Files } from "../host/Files.ts"
 import { closeLayer, type Closing, type Copy } from "./closeLayer.ts"
-import { type BlobRange, decompress, readRange } from "./decompress.ts"
+import { decompress } from "./decompress.ts"
 import { corrupt, fromHost, hostFault, ImageFault, noSpace, tooLarge } from "./ImageFault.ts"
 import { type LayerBounds, LayerStream, LayerTooLarge } from "./LayerStream.ts"
 import * as LowerLayers from "./LowerLayers.ts"
@@ -39,7 +39,9 @@ const compressor = "lz4"
 /** What a writer sees when the reader of its pipe has gone. */
 const brokenPipe = new Set(["EPIPE", "ECONNRESET", "ERR_STREAM_PREMATURE_CLOSE", "ERR_STREAM_DESTROYED"])
 
-export interface LayerBlob extends BlobRange {
+export interface LayerBlob {
+  /** Its bytes as they lie there, from the first on; a layer may be read twice. Throws an ImageFault where they cannot be had. */
+  readonly read: () => AsyncIterable<Buffer>
   /** Of the bytes as they lie there; null where nobody said it (docker save). */
   readonly digest: Digest | null
   /** Of the bytes without compression (image-spec, config.md: DiffID). */
@@ -100,13 +102,16 @@ const runPass = async (
   const blobHash = createHash("sha256")
   const diffHash = createHash("sha256")
   const reader = new TarReader(pass.stream)
-  const raw = readRange(blob, (chunk) => {
-    if (blob.digest !== null) blobHash.update(chunk)
-    onBytes(chunk.length)
-  })
+  async function* raw() {
+    for await (const chunk of blob.read()) {
+      if (blob.digest !== null) blobHash.update(chunk)
+      onBytes(chunk.length)
+      yield chunk
+    }
+  }
   await pipeline(
     async function* () {
-      for await (const chunk of decompress(raw)) {
+      for await (const chunk of decompress(raw())) {
         diffHash.update(chunk)
         reader.push(chunk)
         const out = pass.stream.take()

@@ -14,8 +14,8 @@ export interface BlobRange {
   readonly length: number
 }
 
-/** The bytes of a range. `read` is called with every chunk as it comes from the disk. */
-export async function* readRange(range: BlobRange, read: (chunk: Buffer) => void): AsyncGenerator<Buffer> {
+/** The bytes of a range. */
+export async function* readRange(range: BlobRange): AsyncGenerator<Buffer> {
   if (range.length === 0) return
   const stream = createReadStream(range.path, {
     start: range.offset,
@@ -24,7 +24,6 @@ export async function* readRange(range: BlobRange, read: (chunk: Buffer) => void
   })
   for await (const chunk of stream) {
     const bytes: Buffer = chunk
-    read(bytes)
     yield bytes
   }
 }

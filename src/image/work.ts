@@ -23,7 +23,8 @@ import { type Layers, mounted, type PlacedLayer } from "./layers.ts"
 import type { ImageManifest } from "./manifest.ts"
 import type { Reference } from "./Reference.ts"
 import type { Archive } from "./sources/archive.ts"
-import type { Source } from "./sources/Source.ts"
+import type { Found } from "./sources/Source.ts"
+import type { Sources } from "./sources/Sources.ts"
 
 /** At most one line of progress in this time. */
 const progressLogMs = 1000
@@ -50,7 +51,7 @@ interface Host {
   readonly paths: Layout
   readonly store: ImageStore
   readonly layers: Layers
-  readonly registry: Source
+  readonly sources: Sources
 }
 
 const log = ({ store }: Host, event: "image.progress" | "image.ready", id: ImageId, message: string) => {
@@ -151,12 +152,7 @@ const isCurrent = Effect.fnUntraced(function* (
 })
 
 /** Brings the blobs that are lacking, and makes layers of them while they come. */
-const bring = Effect.fnUntraced(function* (
-  host: Host,
-  id: ImageId,
-  reference: Reference,
-  manifest: ImageManifest
-) {
+const bring = Effect.fnUntraced(function* (host: Host, id: ImageId, { manifest, fetch }: Found) {
   const diffIds = manifest.layers.map((it) => it.diff_id)
   const wanted = yield* host.layers.missing(diffIds)
   const blobs = new Map<number, Deferred.Deferred<LayerBlob, ImageFault>>()
@@ -164,28 +160,24 @@ const bring = Effect.fnUntraced(function* (
   const meter = meterOf(host, id)
   const here = manifest.layers.reduce((sum, it, index) => sum + (blobs.has(index) ? 0 : it.size), 0)
   meter.bytes(here)
-  const fetched = host.registry
-    .fetch({
-      reference,
-      manifest,
-      wanted,
-      directory: host.paths.pull(id),
-      arrived: (index, blob) => {
-        const deferred = blobs.get(index)
-        return deferred === undefined ? Effect.void : Effect.asVoid(Deferred.succeed(deferred, blob))
-      },
-      progress: (bytes) =>
-        Effect.andThen(
-          Effect.sync(() => meter.bytes(here + bytes)),
-          meter.tell
-        )
-    })
-    .pipe(
-      Effect.andThen(update(host, id, (record) => ({ ...record, status: "converting" }))),
-      Effect.andThen(log(host, "image.progress", id, "Image is fetched")),
-      inPhase("fetch")
-    )
-  const layers = host.layers.ensure({
+  const fetched = fetch({
+    wanted,
+    directory: host.paths.pull(id),
+    arrived: (index, blob) => {
+      const deferred = blobs.get(index)
+      return deferred === undefined ? Effect.void : Effect.asVoid(Deferred.succeed(deferred, blob))
+    },
+    progress: (bytes) =>
+      Effect.andThen(
+        Effect.sync(() => meter.bytes(here + bytes)),
+        meter.tell
+      )
+  }).pipe(
+    Effect.andThen(update(host, id, (record) => ({ ...record, status: "converting" }))),
+    Effect.andThen(log(host, "image.progress", id, "Image is fetched")),
+    inPhase("fetch")
+  )
+  const made = host.layers.ensure({
     diffIds,
     blob: (index) => {
       const deferred = blobs.get(index)
@@ -196,7 +188,7 @@ const bring = Effect.fnUntraced(function* (
     onBytes: () => undefined,
     onLayer: meter.layer
   })
-  const [placed] = yield* Effect.all([inPhase("convert")(layers), fetched], { concurrency: 2 })
+  const [placed] = yield* Effect.all([inPhase("convert")(made), fetched], { concurrency: 2 })
   return placed
 })
 
@@ -210,13 +202,17 @@ const pull = Effect.fnUntraced(function* (host: Host, id: ImageId, reference: Re
   const startedAt = yield* Clock.currentTimeMillis
   yield* update(host, id, (record) => ({ ...record, status: "pulling", error: null }))
   yield* log(host, "image.progress", id, "Image is looked up")
-  const manifest = yield* host.registry.resolve(reference).pipe(inPhase("resolve"))
+  // The first time, what is at hand will do; whoever asks again wants what the reference means by now.
+  const refresh = (host.store.get(id)?.record.current ?? null) !== null
+  const source = yield* host.sources.choose
+  const found = yield* source.resolve(reference, { refresh }).pipe(inPhase("resolve"))
+  const { manifest } = found
   if (yield* isCurrent(host, id, manifest)) {
     yield* update(host, id, (record) => ({ ...record, status: "ready", work: null }), done(manifest))
     yield* log(host, "image.ready", id, "Image is up to date")
   } else {
     yield* update(host, id, (record) => ({ ...record, work: manifest }), start(manifest, "pulling"))
-    yield* complete(host, id, manifest, yield* bring(host, id, reference, manifest), startedAt)
+    yield* complete(host, id, manifest, yield* Effect.scoped(bring(host, id, found)), startedAt)
   }
 })
 
@@ -273,9 +269,9 @@ const settled = (
     Effect.provideService(Files, host.files)
   )
 
-export const makeWork = (store: ImageStore, layers: Layers, registry: Source) =>
+export const makeWork = (store: ImageStore, layers: Layers, sources: Sources) =>
   Effect.gen(function* () {
-    const host: Host = { files: yield* Files, paths: yield* Paths, store, layers, registry }
+    const host: Host = { files: yield* Files, paths: yield* Paths, store, layers, sources }
     return {
       pull: (id: ImageId, reference: Reference) =>
         settled(host, id, pull(host, id, reference).pipe(inPhase("prepare"))),

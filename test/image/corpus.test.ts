@@ -1,14 +1,17 @@
 /**
- * Every nasty image must look to a guest exactly as `umoci unpack` makes it look: type, mode, owner, time, link, device,
- * content and extended attributes of every entry.
+ * Every nasty image must look to a guest exactly as real containerd and `umoci unpack` make it look: type, mode, owner,
+ * time, link, device, content and extended attributes of every entry.
  */
 import { execa } from "execa"
+import * as fs from "node:fs/promises"
 import * as path from "node:path"
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe, it, layer as withLayer } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import { ImageId } from "../../src/domain/Ids.ts"
 import { Images } from "../../src/image/Images.ts"
+import { containerdUnavailable, LocalContainerd } from "../support/containerd.ts"
+import { applyLayers } from "../support/containerdDiff.ts"
 import { imagesOn, mountsUnavailable, readDirectory, readLayers, settled } from "../support/image.ts"
 import { type Compression, image, layerOf, ociArchive, writeLayout } from "../support/layers.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
@@ -60,3 +63,35 @@ describe.skipIf(unavailable !== null)("a nasty image looks as umoci unpacks it",
     }).pipe(Effect.scoped)
   )
 })
+
+const noContainerd = unavailable ?? (await Effect.runPromise(containerdUnavailable))
+if (noContainerd !== null) console.log(`skipped: ${noContainerd}`)
+
+/** What containerd makes of it. */
+const unpackedByContainerd = Effect.fnUntraced(function* (built: ReturnType<typeof image>, name: string) {
+  const containerd = yield* LocalContainerd
+  const directory = yield* temporaryDirectory("apply")
+  yield* Effect.promise(() => fs.chmod(directory, 0o755))
+  yield* containerd.load("corpus", built, name)
+  yield* applyLayers(containerd.socket, "corpus", built, directory)
+  return yield* readDirectory(directory)
+})
+
+withLayer(LocalContainerd.layer, { excludeTestServices: true })(
+  "a nasty image looks as containerd unpacks it",
+  (it) => {
+    for (const one of corpus)
+      it.effect.skipIf(noContainerd !== null)(one.name, () =>
+        Effect.gen(function* () {
+          const built = yield* build(one, one.compression ?? "gzip")
+          const theirs = yield* unpackedByContainerd(built, `example.org/case:${corpus.indexOf(one)}`)
+          const expected: Record<string, string> = { ...(yield* mounted(built)) }
+          for (const [name, description] of Object.entries(one.containerd?.names ?? {})) {
+            if (description === null) delete expected[name]
+            else expected[name] = description
+          }
+          assert.deepStrictEqual(theirs, expected)
+        }).pipe(Effect.scoped)
+      )
+  }
+)

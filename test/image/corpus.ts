@@ -5,6 +5,8 @@ export interface Case {
   readonly name: string
   readonly layers: ReadonlyArray<Promise<Buffer> | Buffer>
   readonly compression?: Compression
+  /** Where containerd leaves the image specification: why, and what it shows beyond (a description) or lacks (null). */
+  readonly containerd?: { readonly why: string; readonly names: Readonly<Record<string, string | null>> }
 }
 
 const dir = (name: string, mode = 0o755, more: Partial<TestEntry> = {}): TestEntry => ({
@@ -19,7 +21,12 @@ const file = (name: string, body: string | Buffer = name, more: Partial<TestEntr
   body,
   ...more
 })
-const link = (name: string, linkname: string): TestEntry => ({ name, type: "link", linkname })
+const link = (name: string, linkname: string, more: Partial<TestEntry> = {}): TestEntry => ({
+  name,
+  type: "link",
+  linkname,
+  ...more
+})
 const symlink = (name: string, linkname: string): TestEntry => ({
   name,
   type: "symlink",
@@ -54,7 +61,11 @@ export const corpus: ReadonlyArray<Case> = [
   },
   {
     name: "a whiteout of a name that no layer has",
-    layers: [base, tar([file("data/.wh.nothing", ""), file("none/.wh.at-all", ""), file("new", "n")])]
+    layers: [base, tar([file("data/.wh.nothing", ""), file("none/.wh.at-all", ""), file("new", "n")])],
+    containerd: {
+      why: "it makes the directory of a whiteout that hides nothing",
+      names: { "./none/": "directory 755 0:0     " }
+    }
   },
   {
     name: "whiteouts in the bottom layer",
@@ -83,7 +94,11 @@ export const corpus: ReadonlyArray<Case> = [
   },
   {
     name: "a whiteout and a file of the same name, whiteout last",
-    layers: [base, tar([file("data/a", "new a"), file("data/.wh.a", "")])]
+    layers: [base, tar([file("data/a", "new a"), file("data/.wh.a", "")])],
+    containerd: {
+      why: "image-spec, layer.md: a whiteout hides names of lower layers only; it hides this layer's as well",
+      names: { "./data/a": null }
+    }
   },
   {
     name: "a file replaced by a directory and a directory by a file",
@@ -113,7 +128,15 @@ export const corpus: ReadonlyArray<Case> = [
   },
   {
     name: "a hard link to a file of a lower layer",
-    layers: [base, tar([link("data/linked", "data/a"), link("again", "/data/a"), link("su", "secret/key")])]
+    // As builders write them, with the file's own attributes: containerd gives the file those of the link's header.
+    layers: [
+      base,
+      tar([
+        link("data/linked", "data/a", { uid: 1000, mode: 0o644 }),
+        link("again", "/data/a", { uid: 1000, mode: 0o644 }),
+        link("su", "secret/key", { mode: 0o4755 })
+      ])
+    ]
   },
   {
     name: "duplicates: the last one counts",

@@ -17,19 +17,24 @@ import { Files } from "../../src/host/Files.ts"
 import { layout, Paths } from "../../src/host/Paths.ts"
 import { Images } from "../../src/image/Images.ts"
 import { defaultImageBounds, type ImageBounds, makeImagesLayer } from "../../src/image/ImagesLayer.ts"
+import type { SourceSettings } from "../../src/image/sources/Sources.ts"
 import { TarReader } from "../../src/image/tar/TarReader.ts"
 import type { TarEntry } from "../../src/image/tar/TarEntry.ts"
 import { image, layer, type TestConfig, type TestImage } from "./layers.ts"
 import { type Registry, startRegistry } from "./registry.ts"
 import { temporaryDirectory } from "./temporary.ts"
 
+/** What a host without containerd has. */
+export const registryOnly: SourceSettings = { imageSource: "registry", containerdSocket: "/nowhere" }
+
 /** The service on a data directory. Each call is a service of its own: a restart is two of them, one after the other. */
 export const imagesOn = (
   dataDir: string,
   bounds: Partial<ImageBounds> = {},
-  files: Layer.Layer<Files> = Files.layer
+  files: Layer.Layer<Files> = Files.layer,
+  source: SourceSettings = registryOnly
 ) =>
-  makeImagesLayer({ ...defaultImageBounds, ...bounds }).pipe(
+  makeImagesLayer({ ...defaultImageBounds, ...bounds }, source).pipe(
     Layer.provide(Layer.succeed(Paths, layout(dataDir, path.join(dataDir, "run")))),
     Layer.provide(files)
   )
@@ -161,6 +166,14 @@ const readTree = (script: string, args: ReadonlyArray<string>): Effect.Effect<Se
 const tarOut = `tar --create --format=pax --numeric-owner --xattrs --xattrs-include='*' --sort=name --file=- .`
 
 export const readDirectory = (directory: string) => readTree(`cd "$1"; ${tarOut}`, [directory])
+
+/** What containerd unpacked of an image, mounted by its own client. */
+export const readContainerdImage = (socket: string, namespace: string, name: string, directory: string) =>
+  readTree(
+    `ctr --address "$1" --namespace "$2" images mount "$3" "$4" >/dev/null
+     cd "$4"; ${tarOut}`,
+    [socket, namespace, name, directory]
+  )
 
 /** Layers bottom first, mounted as a guest mounts them, read-only. */
 export const readLayers = (layers: ReadonlyArray<string>) =>

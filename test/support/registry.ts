@@ -30,6 +30,10 @@ export interface Registry {
   readonly damage: (digest: string, change: (bytes: Buffer) => Buffer) => Effect.Effect<void>
   /** Removes the stored bytes of a blob behind the registry's back. */
   readonly lose: (digest: string) => Effect.Effect<void>
+  readonly port: number
+  readonly kill: Effect.Effect<void>
+  /** Starts it again, on the same port and storage. */
+  readonly start: Effect.Effect<void>
 }
 
 /** A port that nothing listens on. */
@@ -48,15 +52,15 @@ const ok = async (response: Promise<Response>): Promise<Response> => {
   return it
 }
 
-const upload = async (base: string, bytes: Buffer): Promise<void> => {
-  const begun = await ok(fetch(`${base}/blobs/uploads/`, { method: "POST" }))
+const upload = async (base: string, bytes: Buffer, headers: Record<string, string>): Promise<void> => {
+  const begun = await ok(fetch(`${base}/blobs/uploads/`, { method: "POST", headers }))
   const location = new URL(begun.headers.get("location") ?? "", base)
   location.searchParams.set("digest", sha256(bytes))
   await ok(
     fetch(location, {
       method: "PUT",
       body: new Uint8Array(bytes),
-      headers: { "content-type": "application/octet-stream" }
+      headers: { ...headers, "content-type": "application/octet-stream" }
     })
   )
 }
@@ -69,53 +73,59 @@ storage: {filesystem: {rootdirectory: ${directory}}, delete: {enabled: true}}
 http: {addr: "127.0.0.1:${port}"}
 ${extra}`
 
-const serve = (directory: string, port: number, extra: string) =>
-  Effect.acquireRelease(
-    Effect.promise(async () => {
-      const config = path.join(directory, "config.yml")
-      await fs.writeFile(config, configOf(path.join(directory, "storage"), port, extra))
-      return spawn("docker-registry", ["serve", config], { stdio: "ignore" })
-    }),
-    (child) =>
-      Effect.promise(async () => {
-        if (child.exitCode !== null || child.signalCode !== null) return
-        child.kill("SIGKILL")
-        await once(child, "exit")
-      })
-  )
+/** The server, ended with the scope; to be killed and started at will. */
+const serve = Effect.fnUntraced(function* (directory: string, port: number, extra: string) {
+  const config = path.join(directory, "config.yml")
+  yield* Effect.promise(() => fs.writeFile(config, configOf(path.join(directory, "storage"), port, extra)))
+  let child: ReturnType<typeof spawn> | undefined
+  const kill = Effect.promise(async () => {
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return
+    child.kill("SIGKILL")
+    await once(child, "exit")
+  })
+  const start = Effect.suspend(() => {
+    child = spawn("docker-registry", ["serve", config], { stdio: "ignore" })
+    return Effect.tryPromise(() => fetch(`http://127.0.0.1:${port}/v2/`)).pipe(
+      Effect.retry({ schedule: Schedule.spaced(readyIntervalMs), times: readyTimes }),
+      Effect.orDie,
+      Effect.asVoid
+    )
+  })
+  yield* Effect.acquireRelease(start, () => kill)
+  return { kill, start }
+})
 
 const blobPath = (directory: string, digest: string) => {
   const hex = digest.slice("sha256:".length)
   return path.join(directory, "storage/docker/registry/v2/blobs/sha256", hex.slice(0, 2), hex, "data")
 }
 
-/** `extra` is added to the registry's configuration (YAML). */
-export const startRegistry = (extra = "") =>
+/** `extra` is added to the registry's configuration (YAML); `authorization` is what a push needs. */
+export const startRegistry = (extra = "", authorization = "") =>
   Effect.gen(function* () {
+    const headers: Record<string, string> = authorization === "" ? {} : { authorization }
     const directory = yield* temporaryDirectory("registry")
     const port = yield* freePort
-    yield* serve(directory, port, extra)
+    const server = yield* serve(directory, port, extra)
     const base = `http://127.0.0.1:${port}/v2`
-    yield* Effect.tryPromise(() => fetch(`${base}/`)).pipe(
-      Effect.retry({ schedule: Schedule.spaced(readyIntervalMs), times: readyTimes }),
-      Effect.orDie
-    )
     const pushManifest: Registry["pushManifest"] = (repository, tag, manifest, mediaType) =>
       Effect.promise(() =>
         ok(
           fetch(`${base}/${repository}/manifests/${tag}`, {
             method: "PUT",
             body: new Uint8Array(manifest),
-            headers: { "content-type": mediaType }
+            headers: { ...headers, "content-type": mediaType }
           })
         )
       ).pipe(Effect.as(`127.0.0.1:${port}/${repository}:${tag}`))
     const registry: Registry = {
       domain: `127.0.0.1:${port}`,
+      port,
+      ...server,
       push: (repository, tag, image) =>
         Effect.promise(async () => {
           for (const bytes of [image.config, ...image.layers.map((it) => it.blob)]) {
-            await upload(`${base}/${repository}`, bytes)
+            await upload(`${base}/${repository}`, bytes, headers)
           }
         }).pipe(Effect.andThen(pushManifest(repository, tag, image.manifest, manifestType))),
       pushManifest,

@@ -1,17 +1,17 @@
 /**
- * Where images come from. A source names an image's version exactly (manifest, config), and then brings the blobs that
- * this host lacks; everything behind that is the same for all sources.
+ * Where images come from. A source says what a reference means (manifest, config), and then brings the blobs that this
+ * host lacks; everything behind that is the same for all sources.
  */
 import type * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
 import type { Digest } from "../../domain/Ids.ts"
 import type { LayerBlob } from "../convertLayer.ts"
+import { readRange } from "../decompress.ts"
 import type { ImageFault } from "../ImageFault.ts"
 import type { ImageManifest } from "../manifest.ts"
 import type { Reference } from "../Reference.ts"
 
 export interface FetchRequest {
-  readonly reference: Reference
-  readonly manifest: ImageManifest
   /** Indexes of the layers to bring. */
   readonly wanted: ReadonlyArray<number>
   /** The pull's own directory; it is the caller's to remove. What an earlier, broken pull left there may be used. */
@@ -22,18 +22,27 @@ export interface FetchRequest {
   readonly progress: (bytes: number) => Effect.Effect<void>
 }
 
+/** What a reference means now, for this host's platform. */
+export interface Found {
+  readonly manifest: ImageManifest
+  /**
+   * Ends when every wanted blob has arrived. The blobs can be read until the scope closes. Interruption stops the transfer
+   * before it returns.
+   */
+  readonly fetch: (request: FetchRequest) => Effect.Effect<void, ImageFault, Scope.Scope>
+}
+
 export interface Source {
-  /** What the reference means now, for this host's platform. */
-  readonly resolve: (reference: Reference) => Effect.Effect<ImageManifest, ImageFault>
-  /** Ends when every wanted blob has arrived. Interruption stops the transfer before it returns. */
-  readonly fetch: (request: FetchRequest) => Effect.Effect<void, ImageFault>
+  /** `refresh`: ask what the reference means by now; else what the source has at hand will do. */
+  readonly resolve: (
+    reference: Reference,
+    options: { readonly refresh: boolean }
+  ) => Effect.Effect<Found, ImageFault>
 }
 
 /** A blob that lies in a file of its own. */
 export const blobFile = (path: string, size: number, digest: Digest | null, diffId: Digest): LayerBlob => ({
-  path,
-  offset: 0,
-  length: size,
+  read: () => readRange({ path, offset: 0, length: size }),
   digest,
   diffId
 })

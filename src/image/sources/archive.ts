@@ -14,7 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
 import { digestHex } from "../../domain/Ids.ts"
 import type { LayerBlob } from "../convertLayer.ts"
-import { decompress } from "../decompress.ts"
+import { decompress, readRange } from "../decompress.ts"
 import { corrupt, fromHost, ImageFault, noSpace, tooLarge, unsupported } from "../ImageFault.ts"
 import {
   assemble,
@@ -211,7 +211,11 @@ const layersOf = (
           )
         )
       }
-      return Result.succeed({ path: file, ...place, digest: layer.digest, diffId: layer.diff_id })
+      return Result.succeed({
+        read: () => readRange({ path: file, ...place }),
+        digest: layer.digest,
+        diffId: layer.diff_id
+      })
     })
   )
 

@@ -12,9 +12,16 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import { digestHex, type Digest } from "../../domain/Ids.ts"
-import { Files } from "../../host/Files.ts"
+import type { Files } from "../../host/Files.ts"
 import { corrupt, fromHost, hostFault, type ImageFault, timedOut, unknownImage } from "../ImageFault.ts"
-import { assemble, digestOf, documentMaxBytes, parseManifest, selectPlatform } from "../manifest.ts"
+import {
+  assemble,
+  digestOf,
+  documentMaxBytes,
+  type ImageManifest,
+  parseManifest,
+  selectPlatform
+} from "../manifest.ts"
 import { format, isLoopback, type Reference, repository } from "../Reference.ts"
 import { skopeo } from "./skopeo.ts"
 import { blobFile, type FetchRequest, type Source } from "./Source.ts"
@@ -28,11 +35,17 @@ const progressIntervalMs = 200
 /** An index of indexes is legal; deeper ones are a trick. */
 const indexDepthMax = 3
 
-const retryTimes = 3
-const retries = Schedule.exponential("300 millis").pipe(Schedule.jittered)
+/** A question is repeated for some two seconds, since somebody waits for its answer. */
+const inspectRetryTimes = 3
+/** A transfer that broke off is taken up again for about half a minute: long enough for a registry's restart. */
+export const pullRetryTimes = 9
+const retryMax = "5 seconds"
+const retries = Schedule.min([Schedule.exponential("300 millis"), Schedule.spaced(retryMax)]).pipe(
+  Schedule.jittered
+)
 
-const retried = <A, R>(effect: Effect.Effect<A, ImageFault, R>) =>
-  Effect.retry(effect, { while: (fault) => fault.transient, schedule: retries, times: retryTimes })
+const retried = <A, R>(times: number, effect: Effect.Effect<A, ImageFault, R>) =>
+  Effect.retry(effect, { while: (fault) => fault.transient, schedule: retries, times })
 
 const tlsArgs = (reference: Reference, flag: string) => (isLoopback(reference) ? [`--${flag}=false`] : [])
 
@@ -44,6 +57,7 @@ const transport = (reference: Reference, digest: Digest | null): string =>
 
 const inspect = (reference: Reference, digest: Digest | null, extra: ReadonlyArray<string>) =>
   retried(
+    inspectRetryTimes,
     skopeo({
       args: ["inspect", "--raw", ...extra, ...tlsArgs(reference, "tls-verify"), transport(reference, digest)],
       image: format(reference),
@@ -58,6 +72,12 @@ const misnamed = (reference: Reference) =>
     `The registry ${reference.domain} sent a document for ${format(reference)} that does not have its digest.`
   )
 
+/** What a registry said an image is, with the documents that say so. */
+export interface Resolved {
+  readonly manifest: ImageManifest
+  readonly documents: { readonly manifest: Buffer; readonly config: Buffer }
+}
+
 /** Follows indexes to the manifest for this platform. */
 const findManifest = Effect.fnUntraced(function* (reference: Reference) {
   let digest = reference.digest
@@ -66,20 +86,33 @@ const findManifest = Effect.fnUntraced(function* (reference: Reference) {
     const own = digestOf(bytes)
     if (digest !== null && own !== digest) return yield* misnamed(reference)
     const parsed = yield* Effect.fromResult(parseManifest(bytes))
-    if (parsed._tag === "Manifest") return { digest: own, config: parsed.config, layers: parsed.layers }
+    if (parsed._tag === "Manifest")
+      return { digest: own, bytes, config: parsed.config, layers: parsed.layers }
     digest = (yield* Effect.fromResult(selectPlatform(parsed.manifests))).digest
   }
   return yield* unknownImage(`The image ${format(reference)} is an index of indexes without an end.`)
 })
 
-const resolve = Effect.fnUntraced(function* (reference: Reference) {
-  const manifest = yield* findManifest(reference)
-  const config = yield* inspect(reference, manifest.digest, ["--config"])
-  if (digestOf(config) !== manifest.config.digest) return yield* misnamed(reference)
-  return yield* Effect.fromResult(assemble(manifest.digest, manifest.layers, config))
+/** Asks the registry what a reference means, for this host's platform. */
+export const resolveInRegistry = Effect.fnUntraced(function* (
+  reference: Reference
+): Effect.fn.Return<Resolved, ImageFault> {
+  const found = yield* findManifest(reference)
+  const config = yield* inspect(reference, found.digest, ["--config"])
+  if (digestOf(config) !== found.config.digest) return yield* misnamed(reference)
+  const manifest = yield* Effect.fromResult(assemble(found.digest, found.layers, config))
+  return { manifest, documents: { manifest: found.bytes, config } }
 })
 
-const copy = (request: FetchRequest) =>
+/** A pull of some layers of an image from its registry. */
+export interface RegistryPull extends FetchRequest {
+  readonly reference: Reference
+  readonly manifest: ImageManifest
+  /** How often a transfer that broke off is taken up again. */
+  readonly retryTimes: number
+}
+
+const copy = (request: RegistryPull) =>
   skopeo({
     args: [
       "--tmpdir",
@@ -108,7 +141,7 @@ interface Wanted {
   readonly diffId: Digest
 }
 
-const wantedOf = (request: FetchRequest, blobs: string): ReadonlyArray<Wanted> =>
+const wantedOf = (request: RegistryPull, blobs: string): ReadonlyArray<Wanted> =>
   request.wanted.flatMap((index): ReadonlyArray<Wanted> => {
     const layer = request.manifest.layers[index]
     if (layer === undefined || layer.digest === null) return []
@@ -118,7 +151,7 @@ const wantedOf = (request: FetchRequest, blobs: string): ReadonlyArray<Wanted> =
 
 type FilesOf = Files["Service"]
 const onDisk = Effect.mapError((cause: unknown) => fromHost("Writing the pull", cause))
-const layoutOf = (request: FetchRequest) => path.join(request.directory, "layout")
+const layoutOf = (request: RegistryPull) => path.join(request.directory, "layout")
 
 const sizeOf = (files: FilesOf, file: string) =>
   Effect.map(files.stat(file), Option.match({ onNone: () => -1, onSome: (it) => it.size }))
@@ -126,7 +159,7 @@ const sizeOf = (files: FilesOf, file: string) =>
 /** Empty files for what is not wanted; nothing of the wrong size for what is. */
 const prepare = Effect.fnUntraced(function* (
   files: FilesOf,
-  request: FetchRequest,
+  request: RegistryPull,
   blobs: string,
   wanted: ReadonlyArray<Wanted>
 ) {
@@ -151,7 +184,7 @@ const unfinished = Effect.fnUntraced(function* (files: FilesOf, layout: string) 
 
 /** A transfer under observation. */
 interface Transfer {
-  readonly request: FetchRequest
+  readonly request: RegistryPull
   readonly wanted: ReadonlyArray<Wanted>
   /** Indexes of blobs that have arrived. */
   readonly told: Set<number>
@@ -186,10 +219,13 @@ const watch = Effect.fnUntraced(function* (files: FilesOf, transfer: Transfer) {
   return yield* timedOut(`The registry ${domain} sent nothing for ${pullStallMs / 1000} seconds.`)
 })
 
-const transferAll = Effect.fnUntraced(function* (files: FilesOf, request: FetchRequest) {
+const transferAll = Effect.fnUntraced(function* (files: FilesOf, request: RegistryPull) {
   const blobs = path.join(request.directory, "blobs", "sha256")
   const transfer: Transfer = { request, wanted: wantedOf(request, blobs), told: new Set() }
-  const copied = prepare(files, request, blobs, transfer.wanted).pipe(Effect.andThen(copy(request)), retried)
+  const copied = retried(
+    request.retryTimes,
+    prepare(files, request, blobs, transfer.wanted).pipe(Effect.andThen(copy(request)))
+  )
   yield* Effect.raceFirst(copied, watch(files, transfer))
   yield* look(files, transfer)
   yield* transfer.told.size < transfer.wanted.length
@@ -197,7 +233,14 @@ const transferAll = Effect.fnUntraced(function* (files: FilesOf, request: FetchR
     : Effect.void
 })
 
-export const makeRegistry: Effect.Effect<Source, never, Files> = Effect.map(Files, (files) => ({
-  resolve,
-  fetch: (request) => (request.wanted.length === 0 ? Effect.void : transferAll(files, request))
-}))
+/** Brings the wanted blobs into files of the pull's directory. */
+export const fetchFromRegistry = (files: FilesOf, request: RegistryPull): Effect.Effect<void, ImageFault> =>
+  request.wanted.length === 0 ? Effect.void : transferAll(files, request)
+
+export const registrySource = (files: FilesOf, retryTimes: number): Source => ({
+  resolve: (reference) =>
+    Effect.map(resolveInRegistry(reference), ({ manifest }) => ({
+      manifest,
+      fetch: (request) => fetchFromRegistry(files, { ...request, reference, manifest, retryTimes })
+    }))
+})
