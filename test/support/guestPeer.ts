@@ -90,7 +90,7 @@ export const peerServer = (
 export const obliging =
   (ready = true) =>
   (peer: Peer, message: Said): void => {
-    if (message["type"] === "hello") peer.say({ type: "hello", version: 1, nonce: message["nonce"], ready })
+    if (message["type"] === "hello") peer.say({ type: "hello", version: 2, nonce: message["nonce"], ready })
     else if (message["type"] === "memory") {
       peer.say({ type: "done", id: message["id"], total_kib: 1_000, available_kib: 600 })
     } else peer.say({ type: "done", id: message["id"] })
