@@ -25,7 +25,7 @@ pub enum Kind {
 }
 
 /// How a turn left the link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Turn {
     /// Nothing more to do until the kernel says so.
     Idle,
@@ -40,13 +40,15 @@ pub struct Link {
     kind: Kind,
     decoder: Decoder,
     pub out: Vec<u8>,
+    /// So much of `out` is written already.
+    written: usize,
     /// The session's nonce, once there was a hello.
     pub session: Option<String>,
 }
 
 impl Link {
     pub fn new(file: File, kind: Kind) -> Link {
-        Link { file, kind, decoder: Decoder::default(), out: Vec::new(), session: None }
+        Link { file, kind, decoder: Decoder::default(), out: Vec::new(), written: 0, session: None }
     }
 
     pub fn fd(&self) -> RawFd {
@@ -56,15 +58,25 @@ impl Link {
     /// Everything about the host that was there is forgotten.
     fn reset(&mut self) {
         self.decoder = Decoder::default();
-        self.out.clear();
+        self.forget_unsent();
         self.session = None;
+    }
+
+    pub fn forget_unsent(&mut self) {
+        self.out.clear();
+        self.written = 0;
+    }
+
+    /// Bytes that the host has not taken yet.
+    pub fn unsent(&self) -> usize {
+        self.out.len() - self.written
     }
 
     /// Reads frames, as many as one turn allows. What there is to say goes to `out`, and from there with `flush`.
     pub fn read(&mut self, frames: &mut Vec<Frame>) -> Turn {
         let mut buffer = [0; READ_BYTES];
         for _ in 0..READS_PER_TURN {
-            if self.out.len() > OUT_MAX {
+            if self.unsent() > OUT_MAX {
                 return Turn::Idle;
             }
             match (&self.file).read(&mut buffer) {
@@ -90,13 +102,40 @@ impl Link {
     }
 
     pub fn flush(&mut self) {
-        while !self.out.is_empty() {
-            match (&self.file).write(&self.out) {
-                Ok(count) if count > 0 => drop(self.out.drain(..count)),
+        while self.unsent() > 0 {
+            match (&self.file).write(&self.out[self.written..]) {
+                Ok(count) if count > 0 => self.written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                _ => return,
+                _ => break,
             }
         }
+        // Moved to the front rarely, so that a slow host does not cost a copy for each of its reads.
+        if self.unsent() == 0 || self.written > OUT_MAX {
+            self.out.drain(..self.written);
+            self.written = 0;
+        }
+    }
+}
+
+/// The links that there are, by the token under which init's epoll knows them.
+#[derive(Default)]
+pub struct Links(Vec<(u64, Link)>);
+
+impl Links {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn add(&mut self, token: u64, link: Link) {
+        self.0.push((token, link));
+    }
+
+    pub fn get(&mut self, token: u64) -> Option<&mut Link> {
+        self.0.iter_mut().find(|(it, _)| *it == token).map(|(_, link)| link)
+    }
+
+    pub fn remove(&mut self, token: u64) {
+        self.0.retain(|(it, _)| *it != token);
     }
 }
 

@@ -211,8 +211,8 @@ pub fn mount_volume(volume: &Volume, disks: &mut Disks) -> Result<(), String> {
 }
 
 /// After the last process: volumes off, everything on disk, the overlay's file system read-only and thereby clean.
-pub fn settle(config: &Config, overlay: Option<&File>) {
-    for volume in config.volumes.iter().rev() {
+pub fn settle(volumes: &[Volume], overlay: Option<&File>) {
+    for volume in volumes.iter().rev() {
         let path = Path::new(&volume.mount_path);
         let _ = sys::unmount(path, 0).or_else(|_| sys::unmount(path, sys::MNT_DETACH));
     }

@@ -1,0 +1,118 @@
+//! What init does for the host, frame by frame.
+
+use std::fs::OpenOptions;
+use std::time::Duration;
+
+use super::Init;
+use crate::figures;
+use crate::frame::{Frame, KIND_CONTROL};
+use crate::protocol::{self, Message, Refusal};
+use crate::streams::Asked;
+use crate::sys;
+use crate::tasks::About;
+use crate::verb::Verb;
+use crate::worker::Figures;
+
+impl Init {
+    pub(super) fn answer(&mut self, token: u64, frame: &Frame, main: i32) {
+        if frame.stream == 0 {
+            if frame.kind == KIND_CONTROL {
+                self.answer_control(token, &frame.payload, main);
+            }
+            return;
+        }
+        let broken = match self.links.get(token) {
+            Some(link) if link.session.is_some() => self.streams.take(token, frame, &mut link.out).err(),
+            _ => None,
+        };
+        if let Some(reason) = broken {
+            self.close_session(token);
+            self.say(token, |out| protocol::broken(reason, out));
+        }
+    }
+
+    fn answer_control(&mut self, token: u64, payload: &[u8], main: i32) {
+        match protocol::parse(payload) {
+            Some(Message::Hello { version, nonce }) => self.open_session(token, version, nonce),
+            // Before a hello there is no session that could ask.
+            Some(_) if self.links.get(token).map_or(true, |it| it.session.is_none()) => {}
+            Some(Message::Request { id, verb }) => self.perform(token, id, verb, main),
+            Some(Message::Unclear { id, reason }) => self.refuse(token, id, &Refusal::new(reason)),
+            None => {}
+        }
+    }
+
+    /// The same nonce again is the same session: its hello may have been lost.
+    fn open_session(&mut self, token: u64, version: i64, nonce: String) {
+        let again = self.links.get(token).map_or(false, |it| it.session.as_deref() == Some(&nonce));
+        if !again {
+            self.close_session(token);
+        }
+        if let Some(link) = self.links.get(token) {
+            if !again {
+                link.forget_unsent();
+            }
+            protocol::hello(version.min(protocol::VERSION), &nonce, true, &mut link.out);
+            // A host of a version that never was reads ours in the hello, and leaves.
+            link.session = (1..=protocol::VERSION).contains(&version).then_some(nonce);
+        }
+    }
+
+    /// Its commands are cancelled; what else it asked for is done, but not answered.
+    pub(super) fn close_session(&mut self, token: u64) {
+        self.streams.detach(token);
+        self.tasks.detach(token);
+        if let Some(link) = self.links.get(token) {
+            link.session = None;
+        }
+    }
+
+    fn refuse(&mut self, token: u64, id: i64, why: &Refusal) {
+        self.say(token, |out| protocol::refused(id, why, out));
+    }
+
+    fn perform(&mut self, token: u64, id: i64, verb: Verb, main: i32) {
+        let asked = |stream| Asked { link: token, request: id, stream };
+        let done: Result<Option<Figures>, Refusal> = match verb {
+            Verb::Ping => Ok(Some(Vec::new())),
+            Verb::Memory => Ok(Some(figures::memory())),
+            Verb::Load => Ok(Some(figures::load())),
+            Verb::Shutdown { grace_ms } => {
+                self.stop(main, Duration::from_millis(grace_ms));
+                Ok(Some(Vec::new()))
+            }
+            Verb::Awaken { epoch_ns, entropy } => awaken(epoch_ns, &entropy).map(|()| Some(Vec::new())),
+            Verb::Exec { stream, order } => {
+                self.streams.exec(&self.epoll, asked(stream), &order, &self.config).map(|()| None)
+            }
+            Verb::ReadFiles { .. } | Verb::WriteFiles { .. } => Err(Refusal::new("not yet")),
+            Verb::Sync => self.start_task((token, id), None, |_| {
+                sys::sync();
+                Ok(Vec::new())
+            }),
+            Verb::Mount(_) | Verb::Unmount { .. } | Verb::Grow { .. } => Err(Refusal::new("not yet")),
+        };
+        match done {
+            Ok(Some(figures)) => self.say(token, |out| protocol::done(id, &figures, out)),
+            // Later.
+            Ok(None) => {}
+            Err(why) => self.refuse(token, id, &why),
+        }
+    }
+
+    fn start_task(
+        &mut self,
+        asked: (u64, i64),
+        about: Option<About>,
+        body: impl FnOnce(&mut crate::worker::Teller) -> Result<Figures, Refusal>,
+    ) -> Result<Option<Figures>, Refusal> {
+        self.tasks.start(&self.epoll, asked, about, body).map(|()| None)
+    }
+}
+
+fn awaken(epoch_ns: i64, entropy: &[u8]) -> Result<(), Refusal> {
+    sys::set_clock(epoch_ns).map_err(|error| Refusal::of("clock", &error))?;
+    let random = OpenOptions::new().write(true).open("/dev/urandom");
+    let reseeded = random.and_then(|random| sys::reseed(&random, entropy));
+    reseeded.map_err(|error| Refusal::of("entropy", &error))
+}
