@@ -292,12 +292,6 @@ impl Init {
             self.send(link);
         }
     }
-
-    fn finish_task(&mut self, token: u64) {
-        if let Some(told) = self.tasks.wake(token) {
-            told.link.into_iter().for_each(|link| self.say(link, |out| told.answer(out)));
-        }
-    }
 }
 
 /// Ends every other process: SIGTERM, a grace, SIGKILL. In a pid 1 no child left means nobody left.

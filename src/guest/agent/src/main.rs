@@ -17,8 +17,10 @@ mod frame;
 mod init;
 mod json;
 mod link;
+mod mounts;
 mod network;
 mod pipes;
+mod place;
 mod process;
 mod program;
 mod protocol;
@@ -33,6 +35,7 @@ mod sys;
 mod tasks;
 mod user;
 mod verb;
+mod volumes;
 mod worker;
 
 use std::fs::File;
@@ -74,7 +77,7 @@ pub fn say(line: &str) {
 fn prepare() -> Result<(Config, ConfigDisk, Disks), String> {
     root::mount_initrd()?;
     process::make_console_plain();
-    let mut disks = Disks::watch()?;
+    let mut disks = Disks::watch(disks::BOOT_WAIT)?;
     root::accept_memory();
     root::load_modules();
     let mut disk = ConfigDisk::open(&disks.find(disks::CONFIG_SERIAL)?)?;

@@ -4,6 +4,8 @@
 //! the kernel defines as plain data) and checks the result. File descriptors are owned or borrowed by type.
 
 mod child;
+mod disk;
+mod place;
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -18,6 +20,8 @@ use std::process::Command;
 use std::ptr;
 use std::time::Duration;
 
+pub use place::{make_directory_at, open_inside, RESOLVE_BENEATH, RESOLVE_IN_ROOT};
+
 use crate::user::Identity;
 
 /// linux/random.h: _IOW('R', 3, int[2]) and _IO('R', 7).
@@ -30,11 +34,12 @@ pub use child::{
     become_user, end_of_file, ended_child, foreground, fork, kill, make_nonblocking, open_terminal, pipe,
     readable_bytes, reap, resize_terminal, Ended, Waiting, Window,
 };
+pub use disk::{device_number, grow_ext4, sync_file_system, unmount};
 pub use libc::VMADDR_CID_HOST;
 pub use libc::{
     EPOLLET, EPOLLIN, EPOLLOUT, MNT_DETACH, MS_MOVE, MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT,
-    O_DIRECTORY, O_NOCTTY, O_NONBLOCK, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPWR, SIGQUIT, SIGTERM, SIGTSTP,
-    SIGUSR1, SIGUSR2,
+    O_DIRECTORY, O_EXCL, O_NOCTTY, O_NONBLOCK, O_RDONLY, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPWR, SIGQUIT,
+    SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
 };
 
 fn check(result: c_int) -> Result<c_int> {
@@ -62,12 +67,6 @@ pub fn mount(source: &str, target: &Path, kind: &str, flags: c_ulong, data: &str
     let data = c_string(OsStr::new(data))?;
     let result = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) };
     check(result).map(drop)
-}
-
-/// umount2(2).
-pub fn unmount(target: &Path, flags: c_int) -> Result<()> {
-    let target = c_string(target.as_os_str())?;
-    check(unsafe { libc::umount2(target.as_ptr(), flags) }).map(drop)
 }
 
 /// finit_module(2) without parameters.

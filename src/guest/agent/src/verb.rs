@@ -60,12 +60,12 @@ pub fn parse(kind: &str, value: &Json) -> Result<Verb, String> {
         "write_files" => Ok(Verb::WriteFiles { stream: stream(value)?, path: path(value)? }),
         "mount" => Ok(Verb::Mount(Volume {
             serial: text(value, "serial")?.ok_or("serial is missing")?,
-            mount_path: path(value)?,
+            mount_path: mount_path(value)?,
             readonly: flag(value, "readonly")?,
         })),
-        "unmount" => Ok(Verb::Unmount { path: path(value)?, lazy: flag(value, "lazy")? }),
+        "unmount" => Ok(Verb::Unmount { path: mount_path(value)?, lazy: flag(value, "lazy")? }),
         "grow" => Ok(Verb::Grow {
-            path: path(value)?,
+            path: mount_path(value)?,
             size_bytes: match value.get("size_bytes") {
                 None => None,
                 Some(Json::Int(size @ 0..)) => Some(*size as u64),
@@ -119,6 +119,16 @@ fn path(value: &Json) -> Result<String, String> {
     let path = text(value, "path")?.unwrap_or_default();
     let good = path.starts_with('/') && path.len() < PATH_MAX && !path.contains('\0');
     good.then_some(path).ok_or_else(|| "path is no absolute path".to_string())
+}
+
+/// In the one form in which init remembers it.
+fn mount_path(value: &Json) -> Result<String, String> {
+    let path = path(value)?;
+    let names: Vec<&str> = path.split('/').filter(|it| !it.is_empty() && *it != ".").collect();
+    if names.is_empty() || names.contains(&"..") {
+        return Err(format!("nothing is mounted at {path}"));
+    }
+    Ok(format!("/{}", names.join("/")))
 }
 
 fn text(value: &Json, name: &str) -> Result<Option<String>, String> {
@@ -186,7 +196,7 @@ mod tests {
         let order = Exec { command: vec!["a".into()], env: vec![], cwd: None, user: None, tty: None, timeout: None };
         assert_eq!(asked(r#"{"type":"exec","stream":1,"command":["a"]}"#), Ok(Verb::Exec { stream: 1, order }));
         let volume = Volume { serial: "v".into(), mount_path: "/d".into(), readonly: false };
-        assert_eq!(asked(r#"{"type":"mount","serial":"v","path":"/d"}"#), Ok(Verb::Mount(volume)));
+        assert_eq!(asked(r#"{"type":"mount","serial":"v","path":"//d/./"}"#), Ok(Verb::Mount(volume)));
         let grow = Verb::Grow { path: "/d".into(), size_bytes: None };
         assert_eq!(asked(r#"{"type":"grow","path":"/d"}"#), Ok(grow));
     }
@@ -207,6 +217,8 @@ mod tests {
             r#"{"type":"read_files","stream":1}"#,
             r#"{"type":"write_files","stream":1,"path":"/a\u0000b"}"#,
             r#"{"type":"mount","path":"/d"}"#,
+            r#"{"type":"mount","serial":"v","path":"//."}"#,
+            r#"{"type":"mount","serial":"v","path":"/d/../e"}"#,
             r#"{"type":"unmount","path":"/d","lazy":"yes"}"#,
             r#"{"type":"grow","path":"/d","size_bytes":-1}"#,
         ] {

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::time::Duration;
 
 use super::Init;
+use crate::config::Volume;
 use crate::figures;
 use crate::frame::{Frame, KIND_CONTROL};
 use crate::protocol::{self, Message, Refusal};
@@ -11,6 +12,7 @@ use crate::streams::Asked;
 use crate::sys;
 use crate::tasks::About;
 use crate::verb::Verb;
+use crate::volumes;
 use crate::worker::Figures;
 
 impl Init {
@@ -90,7 +92,15 @@ impl Init {
                 sys::sync();
                 Ok(Vec::new())
             }),
-            Verb::Mount(_) | Verb::Unmount { .. } | Verb::Grow { .. } => Err(Refusal::new("not yet")),
+            Verb::Mount(volume) => self.mount((token, id), volume),
+            Verb::Unmount { path, lazy } => match self.volume_at(&path) {
+                None => Ok(Some(Vec::new())),
+                Some(it) => self.start_task((token, id), Some(About::Unmount(path)), |_| volumes::unmount(&it, lazy)),
+            },
+            Verb::Grow { path, size_bytes } => match self.volume_at(&path) {
+                None => Err(Refusal::new(format!("no volume is mounted at {path}"))),
+                Some(it) => self.start_task((token, id), Some(About::Grow(path)), |_| volumes::grow(&it, size_bytes)),
+            },
         };
         match done {
             Ok(Some(figures)) => self.say(token, |out| protocol::done(id, &figures, out)),
@@ -98,6 +108,38 @@ impl Init {
             Ok(None) => {}
             Err(why) => self.refuse(token, id, &why),
         }
+    }
+
+    fn volume_at(&self, path: &str) -> Option<Volume> {
+        self.volumes.iter().find(|it| it.mount_path == path).cloned()
+    }
+
+    fn mount(&mut self, asked: (u64, i64), volume: Volume) -> Result<Option<Figures>, Refusal> {
+        let same = |it: &&Volume| it.mount_path == volume.mount_path || it.serial == volume.serial;
+        if let Some(other) = self.volumes.iter().find(same) {
+            if other.mount_path != volume.mount_path || other.serial != volume.serial {
+                return Err(Refusal::new(format!("volume {} is mounted at {}", other.serial, other.mount_path)));
+            }
+        }
+        let it = volume.clone();
+        self.start_task(asked, Some(About::Mount(volume)), |_| volumes::mount(&it))
+    }
+
+    /// A task is over: init remembers what is mounted now, and whoever asked hears of it.
+    pub(super) fn finish_task(&mut self, token: u64) {
+        let told = match self.tasks.wake(token) {
+            Some(told) => told,
+            None => return,
+        };
+        match (&told.about, told.outcome.is_ok()) {
+            (Some(About::Mount(volume)), true) => {
+                self.volumes.retain(|it| it.mount_path != volume.mount_path);
+                self.volumes.push(volume.clone());
+            }
+            (Some(About::Unmount(path)), true) => self.volumes.retain(|it| it.mount_path != *path),
+            _ => {}
+        }
+        told.link.into_iter().for_each(|link| self.say(link, |out| told.answer(out)));
     }
 
     fn start_task(
