@@ -8,6 +8,7 @@
 //!
 //! The console belongs to the image. This program says one line there, prefixed `dataplane:`, when something is wrong.
 
+mod archive;
 mod config;
 mod credit;
 mod disks;
@@ -19,6 +20,7 @@ mod json;
 mod link;
 mod mounts;
 mod network;
+mod pack;
 mod pipes;
 mod place;
 mod process;
@@ -32,7 +34,10 @@ mod signals;
 mod stream;
 mod streams;
 mod sys;
+mod tar;
 mod tasks;
+mod transfer;
+mod unpack;
 mod user;
 mod verb;
 mod volumes;

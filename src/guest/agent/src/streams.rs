@@ -15,8 +15,9 @@ use crate::link::{Link, Links};
 use crate::protocol::{self, Refusal};
 use crate::stream::{Ends, Role, Stream, Work, TURN_BYTES};
 use crate::sys::{self, Ended, Epoll};
+use crate::transfer;
 use crate::verb::Exec;
-use crate::worker;
+use crate::worker::{self, Teller};
 
 /// At once, in one session.
 const STREAMS_MAX: usize = 64;
@@ -80,6 +81,30 @@ impl Streams {
         let mut stream = Stream::new(asked.stream, asked.link, asked.request, Work::Exec, ends, started);
         stream.set_timeout(order.timeout);
         self.add(epoll, stream).map_err(why)
+    }
+
+    /// Starts an archive out of the image; the answer comes once its path is open.
+    pub fn read_files(&mut self, epoll: &Epoll, asked: Asked, path: &str) -> Result<(), Refusal> {
+        self.admit(asked)?;
+        let why = |error: io::Error| Refusal::of("read", &error);
+        let (ours, theirs) = sys::pipe().map_err(why)?;
+        sys::make_nonblocking(&ours).map_err(why)?;
+        let body = |teller: &mut Teller| transfer::read_files(path, teller);
+        let started = worker::start([&self.null, &theirs, &self.null], false, body).map_err(why)?;
+        let ends = Ends { stdout: Some(Rc::new(ours)), ..Ends::default() };
+        self.add(epoll, Stream::new(asked.stream, asked.link, asked.request, Work::Archive, ends, started)).map_err(why)
+    }
+
+    /// Starts an archive into the image; the answer comes once its path is open.
+    pub fn write_files(&mut self, epoll: &Epoll, asked: Asked, path: &str) -> Result<(), Refusal> {
+        self.admit(asked)?;
+        let why = |error: io::Error| Refusal::of("write", &error);
+        let (theirs, ours) = sys::pipe().map_err(why)?;
+        sys::make_nonblocking(&ours).map_err(why)?;
+        let body = |teller: &mut Teller| transfer::write_files(path, teller);
+        let started = worker::start([&theirs, &self.null, &self.null], false, body).map_err(why)?;
+        let ends = Ends { input: Some(Rc::new(ours)), ..Ends::default() };
+        self.add(epoll, Stream::new(asked.stream, asked.link, asked.request, Work::Archive, ends, started)).map_err(why)
     }
 
     fn add(&mut self, epoll: &Epoll, mut stream: Stream) -> io::Result<()> {

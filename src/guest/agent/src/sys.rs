@@ -20,7 +20,11 @@ use std::process::Command;
 use std::ptr;
 use std::time::Duration;
 
-pub use place::{make_directory_at, open_inside, RESOLVE_BENEATH, RESOLVE_IN_ROOT};
+pub use place::{
+    clear_mode_mask, create_file_at, device_parts, file_system, link_at, make_directory_at, make_link_at, make_node_at,
+    open_inside, own, own_at, read_link, remove_at, rename_at, stamp, stamp_at, Names, EXT4_SUPER_MAGIC, O_PATH,
+    RESOLVE_BENEATH, RESOLVE_IN_ROOT,
+};
 
 use crate::user::Identity;
 
@@ -38,8 +42,8 @@ pub use disk::{device_number, grow_ext4, sync_file_system, unmount};
 pub use libc::VMADDR_CID_HOST;
 pub use libc::{
     EPOLLET, EPOLLIN, EPOLLOUT, MNT_DETACH, MS_MOVE, MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT,
-    O_DIRECTORY, O_EXCL, O_NOCTTY, O_NONBLOCK, O_RDONLY, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPWR, SIGQUIT,
-    SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
+    O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPWR,
+    SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
 };
 
 fn check(result: c_int) -> Result<c_int> {

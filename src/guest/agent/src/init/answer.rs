@@ -87,7 +87,12 @@ impl Init {
             Verb::Exec { stream, order } => {
                 self.streams.exec(&self.epoll, asked(stream), &order, &self.config).map(|()| None)
             }
-            Verb::ReadFiles { .. } | Verb::WriteFiles { .. } => Err(Refusal::new("not yet")),
+            Verb::ReadFiles { stream, path } => {
+                self.streams.read_files(&self.epoll, asked(stream), &path).map(|()| None)
+            }
+            Verb::WriteFiles { stream, path } => {
+                self.streams.write_files(&self.epoll, asked(stream), &path).map(|()| None)
+            }
             Verb::Sync => self.start_task((token, id), None, |_| {
                 sys::sync();
                 Ok(Vec::new())
