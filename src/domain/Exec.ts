@@ -1,4 +1,4 @@
-/** A process that a client runs in a guest beside the image's own (exec), as it is asked for and as it ends. */
+/** A process that a client runs in a guest beside the image's own (exec): as it is asked for, what it says, how it ends. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 
@@ -96,3 +96,8 @@ export const ExecExit = Schema.Union([
   Schema.Struct({ timeout: Schema.Literal(true) })
 ]).annotate({ identifier: "ExecExit" })
 export type ExecExit = typeof ExecExit.Type
+
+/** What a process says, in the order in which the guest sent it; `Exit` is the last. */
+export type ExecOutput =
+  | { readonly _tag: "Stdout" | "Stderr"; readonly bytes: Uint8Array }
+  | { readonly _tag: "Exit"; readonly exit: ExecExit }

@@ -3,7 +3,7 @@ import type * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
-import type { ExecExit, ExecRequest, SignalName, WindowSize } from "../domain/Exec.ts"
+import type { ExecOutput, ExecRequest, SignalName, WindowSize } from "../domain/Exec.ts"
 
 /** The channel is closed, the guest is silent, or it broke the protocol. */
 export class AgentFault extends Schema.TaggedError<AgentFault>()("AgentFault", {
@@ -76,11 +76,6 @@ export interface GuestMemory {
 export interface GuestLoad extends GuestMemory {
   readonly averages: readonly [number, number, number]
 }
-
-/** Bytes of a process, in the order in which the guest sent them; `Exit` is the last. */
-export type ExecOutput =
-  | { readonly _tag: "Stdout" | "Stderr"; readonly bytes: Uint8Array }
-  | { readonly _tag: "Exit"; readonly exit: ExecExit }
 
 /** A process that runs in the guest. Its scope owns it: once that closes, the guest is told to kill it. */
 export interface ExecSession {

@@ -40,15 +40,18 @@ export const makeOutlet = (socket: net.Socket): Outlet => {
       return socket.writableLength <= unsentLimitBytes
     },
     isFull: () => socket.writableLength > unsentMaxBytes,
+    // Who has just had his turn lets the others have theirs.
     takeTurn: (frame) =>
-      turns.withPermit(
-        Effect.andThen(
-          untilDrained(socket),
-          Effect.sync(() => {
-            const bytes = frame()
-            if (bytes !== undefined) socket.write(bytes)
-          })
+      turns
+        .withPermit(
+          Effect.andThen(
+            untilDrained(socket),
+            Effect.sync(() => {
+              const bytes = frame()
+              if (bytes !== undefined) socket.write(bytes)
+            })
+          )
         )
-      )
+        .pipe(Effect.andThen(Effect.yieldNow))
   }
 }

@@ -3,12 +3,11 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type { ExecRequest } from "../domain/Exec.ts"
+import type { ExecOutput, ExecRequest } from "../domain/Exec.ts"
 import {
   type AgentBusy,
   AgentFault,
   AgentRefusal,
-  type ExecOutput,
   type ExecSession
 } from "./AgentSession.ts"
 import type { AgentStream } from "./AgentStream.ts"

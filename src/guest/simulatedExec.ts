@@ -10,12 +10,11 @@
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
-import type { ExecExit, ExecRequest } from "../domain/Exec.ts"
+import type { ExecExit, ExecOutput, ExecRequest } from "../domain/Exec.ts"
 import {
   type AgentFault,
   AgentRefusal,
   type AgentSession,
-  type ExecOutput,
   type ExecSession
 } from "./AgentSession.ts"
 

@@ -1,17 +1,18 @@
 /** Checks the bearer token, where the service has a JWT_SECRET (contract §3); without one every call passes. */
 import { createSecretKey } from "node:crypto"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Predicate from "effect/Predicate"
 import * as Redacted from "effect/Redacted"
 import { jwtVerify, type JWTPayload } from "jose"
-import { Authorization } from "../api/Authorization.ts"
+import { Authorization, Writes } from "../api/Authorization.ts"
 import { Forbidden, Unauthorized } from "../domain/problems.ts"
 import { Settings } from "../host/Settings.ts"
 
 type Scope = "read" | "write" | "admin"
 
-/** What may be called with a scope: `read` is GET; `write` and `admin` are everything. */
+/** What may be called with a scope: `read` is GET, but for what is annotated `Writes`; the others are everything. */
 const grants = (scopes: ReadonlyArray<string>, needed: Scope): boolean =>
   scopes.includes("admin") || scopes.includes("write") || (needed === "read" && scopes.includes("read"))
 
@@ -42,7 +43,8 @@ export const layerAuthorization: Layer.Layer<Authorization, never, Settings> = L
         if (token === "")
           return yield* new Unauthorized({ detail: "Send a token: `authorization: Bearer <JWT>`." })
         const { payload } = yield* verify(token, key)
-        const needed = endpoint.method === "GET" ? "read" : "write"
+        const reads = endpoint.method === "GET" && !Context.get(endpoint.annotations, Writes)
+        const needed = reads ? "read" : "write"
         if (!grants(scopesOf(payload), needed))
           return yield* new Forbidden({
             detail: `The token's scope does not allow this; it takes \`${needed}\`.`

@@ -16,6 +16,7 @@ import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import * as Layer from "effect/Layer"
 import * as Predicate from "effect/Predicate"
 import { Api } from "../api/Api.ts"
+import { jsonBodyMaxBytes } from "../api/Validation.ts"
 import { problemBase } from "../domain/problems.ts"
 import { version } from "../domain/Version.ts"
 import { isOpen, Settings } from "../host/Settings.ts"
@@ -29,6 +30,7 @@ import { layerInstances } from "./instances.ts"
 import { layerResponses } from "./responses.ts"
 import { layerSystem } from "./system.ts"
 import { layerJsonBody, layerValidation } from "./validation.ts"
+import { layerAttachments, layerVolumes } from "./volumes.ts"
 
 /** How often node looks for requests that are over their time. */
 const connectionsCheckMs = 1_000
@@ -79,13 +81,14 @@ const layerListener = Layer.unwrap(
     return NodeHttpServer.layer(() => nodeServer(bounds), {
       host,
       port,
-      gracefulShutdownTimeout: bounds.drainMs
+      gracefulShutdownTimeout: bounds.drainMs,
+      websocket: { maxPayload: jsonBodyMaxBytes }
     })
   })
 )
 
 const layerApi = HttpApiBuilder.layer(Api).pipe(
-  Layer.provide([layerSystem, layerImages, layerInstances, layerEvents]),
+  Layer.provide([layerSystem, layerImages, layerInstances, layerVolumes, layerAttachments, layerEvents]),
   Layer.provide([layerAuthorization, layerValidation, layerJsonBody])
 )
 
