@@ -28,6 +28,7 @@ import { Supervisor } from "./instance/Supervisor.ts"
 import { layerPlatform } from "./platform.ts"
 import { layerDefects } from "./telemetry/defects.ts"
 import { layerLogger } from "./telemetry/Logger.ts"
+import { Volumes } from "./volume/Volumes.ts"
 
 const layerPaths = Layer.effect(
   Paths,
@@ -51,7 +52,7 @@ const layerInstances = Layer.merge(instancesLayer, layerRetention).pipe(
 
 const layerService = layerServer.pipe(
   Layer.provide([layerInstances, layerHealth]),
-  Layer.provide(imagesLayer),
+  Layer.provide([imagesLayer, Volumes.layer]),
   Layer.provide(layerPlatform),
   Layer.provide(layerHost)
 )

@@ -88,7 +88,11 @@ export const programFrom = (config: GuestConfig): Program => {
     fate,
     failure: env["SIMULATED_BOOT_ERROR"] ?? null,
     deaf: env["SIMULATED_DEAF"] === "1",
-    mounts: config.volumes.map(({ serial, mount_path, readonly }) => ({ serial, path: mount_path, readonly })),
+    mounts: config.volumes.map(({ serial, mount_path, readonly }) => ({
+      serial,
+      path: mount_path,
+      readonly
+    })),
     holds: (env["SIMULATED_HOLDS"] ?? "").split(",").filter((path) => path !== "")
   }
 }

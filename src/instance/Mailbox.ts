@@ -5,6 +5,7 @@
 import type * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
+import type { VolumeId } from "../domain/Ids.ts"
 import type { PatchInstance } from "../domain/Instance.ts"
 import type { Command, Event } from "./Lifecycle.ts"
 import type { Reply } from "./Reply.ts"
@@ -13,7 +14,13 @@ import type { Reply } from "./Reply.ts"
 export const commandsMax = 64
 
 export type Mail =
-  | { readonly _tag: "Command"; readonly command: Command; readonly reply: Deferred.Deferred<Reply> }
+  | {
+      readonly _tag: "Command"
+      readonly command: Command
+      readonly reply: Deferred.Deferred<Reply>
+      /** Done once the command is decided, and what it reserves is recorded and shown. */
+      readonly taken?: Deferred.Deferred<void>
+    }
   | { readonly _tag: "Event"; readonly event: Event }
   | { readonly _tag: "Amend"; readonly changes: PatchInstance; readonly reply: Deferred.Deferred<Reply> }
   /** A live memory change is over: what was asked for, and what the guest has now. */
@@ -23,12 +30,22 @@ export type Mail =
       readonly actualMb: number
       readonly reply: Deferred.Deferred<Reply>
     }
+  /** A volume's file has grown, and the guest is to follow. */
+  | {
+      readonly _tag: "Grow"
+      readonly volume: VolumeId
+      readonly bytes: number
+      readonly reply: Deferred.Deferred<Reply>
+    }
   | { readonly _tag: "Ready"; readonly ready: boolean }
   /** The record could not be written; try again. */
   | { readonly _tag: "Save" }
 
+/** From a client: counted, and bounded. */
+const isAsked = ({ _tag }: Mail): boolean => _tag === "Command" || _tag === "Amend" || _tag === "Grow"
+
 const urgency = (mail: Mail): number => {
-  if (mail._tag === "Amend") return 3
+  if (mail._tag === "Amend" || mail._tag === "Grow") return 3
   if (mail._tag !== "Command") return mail._tag === "Event" && mail.event._tag === "GuestEnded" ? 0 : 1
   return mail.command._tag === "Stop" || mail.command._tag === "Delete" ? 2 : 3
 }
@@ -46,7 +63,7 @@ export const make = Effect.map(Queue.unbounded<Mail>(), (queue) => {
 
   /** False where the mailbox is full of commands; events always fit: they are as few as the work in flight. */
   const offer = (mail: Mail): boolean => {
-    if (mail._tag === "Command" || mail._tag === "Amend") {
+    if (isAsked(mail)) {
       if (commands >= commandsMax) return false
       commands++
     }
@@ -57,7 +74,7 @@ export const make = Effect.map(Queue.unbounded<Mail>(), (queue) => {
     sort(pending.length === 0 ? yield* Queue.takeAll(queue) : yield* Queue.clear(queue))
     const mail = pending.shift()
     if (mail === undefined) return yield* take
-    if (mail._tag === "Command" || mail._tag === "Amend") commands--
+    if (isAsked(mail)) commands--
     return mail
   })
 

@@ -33,6 +33,8 @@ export interface Wire {
   readonly session: Effect.Effect<VmmSession, VmmFault>
   /** The agent's channel while it is up. */
   readonly agent: () => Option.Option<AgentSession>
+  /** The agent's channel, now or once it is up. Never ends where the guest does not answer. */
+  readonly awaitAgent: Effect.Effect<AgentSession>
   /** Ends when the guest is off or the VMM is dead. */
   readonly guestOff: Effect.Effect<void>
   readonly close: Effect.Effect<void>
@@ -84,6 +86,7 @@ export const connect = Effect.fnUntraced(function* (
   const session = yield* Deferred.make<VmmSession, VmmFault>()
   const off = yield* Deferred.make<void>()
   let channel: Option.Option<AgentSession> = Option.none()
+  let arrival = yield* Deferred.make<AgentSession>()
 
   const report = (event: Parameters<typeof exitFrom>[0]) =>
     Effect.gen(function* () {
@@ -124,7 +127,10 @@ export const connect = Effect.fnUntraced(function* (
   const watchAgent = Effect.flatMap(Deferred.await(session), ({ agent }) =>
     keepChannel(agent, restored, (it) => {
       channel = it
-      if (Option.isSome(it)) events.ready(true)
+      if (Option.isNone(it)) return
+      events.ready(true)
+      Deferred.doneUnsafe(arrival, Effect.succeed(it.value))
+      arrival = Deferred.makeUnsafe()
     })
   ).pipe(Effect.ignore)
 
@@ -135,6 +141,9 @@ export const connect = Effect.fnUntraced(function* (
     ref,
     session: Deferred.await(session),
     agent: () => channel,
+    awaitAgent: Effect.suspend(() =>
+      Option.match(channel, { onNone: () => Deferred.await(arrival), onSome: Effect.succeed })
+    ),
     guestOff: Deferred.await(off),
     close: Scope.close(scope, Exit.void)
   } satisfies Wire
