@@ -1,12 +1,11 @@
 //! What the host likes to know of the machine, from proc(5), as far as that can be read.
 
-use std::fs;
-
 use crate::json::Json;
+use crate::proc::Proc;
 use crate::worker::Figures;
 
-pub fn memory() -> Figures {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+pub fn memory(proc: &Proc) -> Figures {
+    let meminfo = proc.read_text("meminfo");
     vec![("total_kib", kib(&meminfo, "MemTotal:")), ("available_kib", kib(&meminfo, "MemAvailable:"))]
 }
 
@@ -15,10 +14,10 @@ fn kib(meminfo: &str, name: &str) -> Json {
     Json::Int(line.and_then(|it| it.trim_end_matches("kB").trim().parse().ok()).unwrap_or(0))
 }
 
-pub fn load() -> Figures {
-    let loadavg = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+pub fn load(proc: &Proc) -> Figures {
+    let loadavg = proc.read_text("loadavg");
     let (averages, processes) = averages(&loadavg);
-    let mut figures = memory();
+    let mut figures = memory(proc);
     figures.push(("load_milli", Json::List(averages.map(Json::Int).to_vec())));
     figures.push(("processes", Json::Int(processes)));
     figures

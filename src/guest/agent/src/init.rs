@@ -14,11 +14,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::io::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Report, Volume};
 use crate::disks;
 use crate::link::{self, Kind, Link, Links, Turn};
+use crate::proc::Proc;
 use crate::streams::{self, Streams};
 use crate::sys::{self, Ended, Epoll, Waiting};
 use crate::tasks::{self, Tasks};
@@ -55,8 +57,12 @@ pub struct Init {
     listener: Option<OwnedFd>,
     links: Links,
     next_token: u64,
+    /// Links that have more to do than one turn allows.
+    again: Vec<u64>,
     streams: Streams,
     tasks: Tasks,
+    proc: Rc<Proc>,
+    random: File,
     /// What is mounted now, in that order.
     volumes: Vec<Volume>,
     config: Config,
@@ -70,8 +76,10 @@ impl Init {
         let signals =
             sys::signal_fd(&[sys::SIGCHLD, sys::SIGTERM, sys::SIGINT, sys::SIGPWR, sys::SIGUSR1, sys::SIGUSR2])?;
         epoll.add(signals.as_raw_fd(), SIGNALS, sys::EPOLLIN)?;
-        // Opened while /dev is what this program made it.
+        // Opened while /dev and /proc are what this program made them.
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        let random = OpenOptions::new().write(true).open("/dev/urandom")?;
+        let proc = Rc::new(Proc::open()?);
         let mut init = Init {
             epoll,
             signals,
@@ -80,8 +88,11 @@ impl Init {
             listener: None,
             links: Links::default(),
             next_token: FIRST_LINK,
-            streams: Streams::new(null.try_clone()?),
+            again: Vec::new(),
+            streams: Streams::new(null.try_clone()?, proc.clone()),
             tasks: Tasks::new(null),
+            proc,
+            random,
             volumes: config.volumes.clone(),
             config: config.clone(),
             stopping: None,
@@ -132,7 +143,6 @@ impl Init {
 
     /// Until the image's process has ended. Gives how.
     pub fn run(&mut self, main: i32) -> Report {
-        let mut again: Vec<u64> = Vec::new();
         loop {
             if let Some(ended) = self.reap(main) {
                 return match ended {
@@ -141,9 +151,9 @@ impl Init {
                     Ended::Signaled(signal) => Report::Signaled(signal),
                 };
             }
-            let timeout = if again.is_empty() { self.kill_overdue(main) } else { Some(Duration::ZERO) };
+            let timeout = if self.again.is_empty() { self.kill_overdue(main) } else { Some(Duration::ZERO) };
             let mut tokens = self.epoll.wait(timeout).unwrap_or_default();
-            tokens.append(&mut again);
+            tokens.append(&mut self.again);
             for token in tokens {
                 match token {
                     SIGNALS => self.read_signals(main),
@@ -152,11 +162,7 @@ impl Init {
                     UEVENTS => self.look_for_port(),
                     token if token >= tasks::FIRST_TOKEN => self.finish_task(token),
                     token if token >= streams::FIRST_TOKEN => self.wake_stream(token),
-                    token => {
-                        if self.serve(token, main) == Turn::More {
-                            again.push(token);
-                        }
-                    }
+                    token => self.serve(token, main),
                 }
             }
         }
@@ -240,28 +246,32 @@ impl Init {
         }
     }
 
-    fn serve(&mut self, token: u64, main: i32) -> Turn {
+    fn serve(&mut self, token: u64, main: i32) {
         let mut frames = Vec::new();
-        let (turn, session_over) = match self.links.get(token) {
+        let turn = match self.links.get(token) {
             Some(link) => {
                 link.flush();
-                let before = link.session.is_some();
-                (link.read(&mut frames), before && link.session.is_none())
+                link.read(&mut frames)
             }
-            None => return Turn::Idle,
+            None => return,
         };
-        if session_over {
-            self.close_session(token);
-        }
         for frame in &frames {
             self.answer(token, frame, main);
         }
-        if turn == Turn::Gone {
-            self.close_session(token);
-            self.links.remove(token);
-            return turn;
+        match turn {
+            Turn::Idle => self.send(token),
+            Turn::More => {
+                self.send(token);
+                self.again.push(token);
+            }
+            Turn::Left => {
+                self.close_session(token);
+                match self.links.get(token) {
+                    Some(link) if link.is_port() => link.reset(),
+                    _ => self.links.remove(token),
+                }
+            }
         }
-        self.send(token).max(turn)
     }
 
     /// Sends what `write` adds, if the link is still there.
@@ -273,18 +283,18 @@ impl Init {
     }
 
     /// Sends what the streams of a link have, as much as it takes and one turn allows.
-    fn send(&mut self, token: u64) -> Turn {
+    fn send(&mut self, token: u64) {
         if let Some(link) = self.links.get(token) {
             for _ in 0..PUMPS_PER_TURN {
                 let enough = self.streams.pump(token, link);
                 link.flush();
+                // Either all is sent, or the kernel says when the link takes more.
                 if !enough || link.unsent() > 0 {
-                    return Turn::Idle;
+                    return;
                 }
             }
-            return Turn::More;
+            self.again.push(token);
         }
-        Turn::Idle
     }
 
     fn wake_stream(&mut self, token: u64) {

@@ -25,14 +25,14 @@ pub enum Kind {
 }
 
 /// How a turn left the link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     /// Nothing more to do until the kernel says so.
     Idle,
     /// There may be more to read at once.
     More,
-    /// A connection that ended. A port never does.
-    Gone,
+    /// The host has left; what came before is to be answered first. A port waits for the next one.
+    Left,
 }
 
 pub struct Link {
@@ -55,8 +55,8 @@ impl Link {
         self.file.as_raw_fd()
     }
 
-    /// Everything about the host that was there is forgotten.
-    fn reset(&mut self) {
+    /// Everything about the host that was there is forgotten; the next one begins with a hello.
+    pub fn reset(&mut self) {
         self.decoder = Decoder::default();
         self.forget_unsent();
         self.session = None;
@@ -80,25 +80,18 @@ impl Link {
                 return Turn::Idle;
             }
             match (&self.file).read(&mut buffer) {
-                // A port whose host left; its next one begins with a hello.
-                Ok(0) => {
-                    self.reset();
-                    return self.over();
-                }
+                Ok(0) => return Turn::Left,
                 Ok(count) => frames.extend(self.decoder.push(&buffer[..count])),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Turn::Idle,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return self.over(),
+                Err(_) => return Turn::Left,
             }
         }
         Turn::More
     }
 
-    fn over(&self) -> Turn {
-        match self.kind {
-            Kind::Port => Turn::Idle,
-            Kind::Connection => Turn::Gone,
-        }
+    pub fn is_port(&self) -> bool {
+        self.kind == Kind::Port
     }
 
     pub fn flush(&mut self) {

@@ -23,6 +23,7 @@ mod network;
 mod pack;
 mod pipes;
 mod place;
+mod proc;
 mod process;
 mod program;
 mod protocol;

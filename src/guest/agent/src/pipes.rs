@@ -11,6 +11,9 @@ use crate::sys;
 /// Where a terminal's end-of-file character is switched off: what it is on most (^D).
 const END_OF_FILE: u8 = 4;
 
+/// Written bytes are let go of in such pieces, where the worker never takes all that there is.
+const COMPACT: usize = 64 * 1024;
+
 /// Standard input of a worker.
 pub struct Input {
     /// None once it is closed: what comes then is taken and forgotten.
@@ -64,6 +67,11 @@ impl Input {
             self.written = 0;
             self.finish();
         }
+        // What is written is let go of before it is as much as may be held.
+        if self.written >= COMPACT {
+            self.held.drain(..self.written);
+            self.written = 0;
+        }
         before - left
     }
 
@@ -76,7 +84,8 @@ impl Input {
                 Some(file) => file,
             };
             match (&**file).write(rest) {
-                Ok(count) => return Some(count),
+                Ok(count) if count > 0 => return Some(count),
+                Ok(_) => self.writable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
                 // Nobody reads any more.
@@ -198,6 +207,21 @@ mod tests {
         assert_eq!(taken + more + input.feed(), 200_000);
         input.push(b"late");
         assert_eq!(input.feed(), 4);
+    }
+
+    #[test]
+    fn input_that_is_never_taken_whole_does_not_pile_up() {
+        let (mut read, write) = ends();
+        let mut input = Input::new(Some(Rc::new(write)), false);
+        input.push(&[1; 200_000]);
+        let mut buffer = vec![0; 10_000];
+        for _ in 0..100 {
+            input.writable = true;
+            let taken = input.feed();
+            input.push(&vec![1; taken]);
+            let count = read.read(&mut buffer).unwrap();
+            assert!(count > 0 && input.held.len() <= 200_000 + COMPACT);
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@
 //! ```
 //!
 //! `code` is there where one system call failed with it: ENOENT, ENOTDIR, EISDIR, ELOOP, EACCES, EROFS, EBUSY, ENOSPC,
-//! EXDEV, EINVAL, or any other errno's name or number.
+//! EXDEV, EINVAL, or any other errno's name or number; and EAGAIN where another request for the same mount is not done.
 //!
 //! Streams: the host chooses an id above 0, and not one that a stream has at that time. It may send at once; what it
 //! sends to a stream that is refused or over is ignored.

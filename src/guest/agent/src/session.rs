@@ -1,27 +1,25 @@
 //! The processes of a session (setsid(2)): all that a command started, but what made a session of its own.
 
-use std::fs;
-
+use crate::proc::Proc;
 use crate::sys;
 
 /// To the leader's group, and to every other process of its session. Only while the leader is not reaped.
-pub fn signal(leader: i32, signal: i32) {
+pub fn signal(proc: &Proc, leader: i32, signal: i32) {
     // Before it has made its session there is nothing but itself.
     if !sys::kill(-leader, signal) {
         sys::kill(leader, signal);
     }
-    for pid in outside_group(leader) {
+    for pid in outside_group(proc, leader) {
         sys::kill(pid, signal);
     }
 }
 
-/// Nobody where the image has put /proc away: then its process group has to do.
-fn outside_group(leader: i32) -> Vec<i32> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|it| it.file_name().to_str()?.parse::<i32>().ok());
-    let stat = |pid: i32| fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    pids.filter(|pid| matches!(place(&stat(*pid)), Some((group, session)) if session == leader && group != leader))
-        .collect()
+fn outside_group(proc: &Proc, leader: i32) -> Vec<i32> {
+    let is_member = |pid: &i32| {
+        let place = place(&proc.read(&format!("{pid}/stat")));
+        place.map_or(false, |(group, session)| session == leader && group != leader)
+    };
+    proc.pids().into_iter().filter(is_member).collect()
 }
 
 /// Group and session: the fifth and sixth field of proc(5)'s stat. The second is a name that may hold anything, in

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::credit::{Incoming, Outgoing, Overrun};
 use crate::frame::{self, KIND_DATA, KIND_STDERR};
 use crate::pipes::{Got, Input, Output};
+use crate::proc::Proc;
 use crate::protocol::{self, Refusal, Steer};
 use crate::session;
 use crate::sys::{self, Ended, Window};
@@ -40,6 +41,14 @@ pub enum Role {
     Status,
 }
 
+/// Who asks for a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    pub link: u64,
+    pub request: i64,
+    pub stream: u32,
+}
+
 /// What a stream is made of: our ends of the worker's standard streams.
 #[derive(Default)]
 pub struct Ends {
@@ -55,6 +64,7 @@ pub struct Stream {
     pub link: Option<u64>,
     pub pid: i32,
     work: Work,
+    proc: Rc<Proc>,
     /// The request that started it, until that is answered.
     request: Option<i64>,
     status: Status,
@@ -74,14 +84,15 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(id: u32, link: u64, request: i64, work: Work, ends: Ends, worker: (i32, Status)) -> Stream {
+    pub fn new(asked: Asked, work: Work, ends: Ends, worker: (i32, Status), proc: Rc<Proc>) -> Stream {
         let is_terminal = ends.terminal.is_some();
         Stream {
-            id,
-            link: Some(link),
+            id: asked.stream,
+            link: Some(asked.link),
             pid: worker.0,
             work,
-            request: Some(request),
+            proc,
+            request: Some(asked.request),
             status: worker.1,
             terminal: ends.terminal,
             input: Input::new(ends.input, is_terminal),
@@ -232,8 +243,8 @@ impl Stream {
         self.input.close();
         self.outputs.iter_mut().for_each(Output::close);
         if self.ended.is_none() && self.work == Work::Exec {
-            session::signal(self.pid, sys::SIGHUP);
-            session::signal(self.pid, sys::SIGCONT);
+            session::signal(&self.proc, self.pid, sys::SIGHUP);
+            session::signal(&self.proc, self.pid, sys::SIGCONT);
         }
     }
 
@@ -255,18 +266,18 @@ impl Stream {
         if self.timeout.map_or(false, |it| it <= now) {
             self.timeout = None;
             self.timed_out = true;
-            session::signal(self.pid, sys::SIGKILL);
+            session::signal(&self.proc, self.pid, sys::SIGKILL);
         }
         if self.kill_at.map_or(false, |it| it <= now) {
             self.kill_at = Some(now + CANCEL_GRACE);
-            session::signal(self.pid, sys::SIGKILL);
+            session::signal(&self.proc, self.pid, sys::SIGKILL);
         }
     }
 
     /// Before the worker is reaped, while its session is known by its pid.
     pub fn before_reaping(&mut self) {
         if self.kill_at.is_some() || self.timed_out {
-            session::signal(self.pid, sys::SIGKILL);
+            session::signal(&self.proc, self.pid, sys::SIGKILL);
         }
     }
 

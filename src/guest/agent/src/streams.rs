@@ -12,8 +12,9 @@ use crate::config::Config;
 use crate::exec;
 use crate::frame::{Frame, KIND_CONTROL, KIND_CREDIT, KIND_DATA, KIND_END};
 use crate::link::{Link, Links};
+use crate::proc::Proc;
 use crate::protocol::{self, Refusal};
-use crate::stream::{Ends, Role, Stream, Work, TURN_BYTES};
+use crate::stream::{Asked, Ends, Role, Stream, Work, TURN_BYTES};
 use crate::sys::{self, Ended, Epoll};
 use crate::transfer;
 use crate::verb::Exec;
@@ -35,19 +36,12 @@ pub struct Streams {
     next: u64,
     turn: usize,
     null: File,
-}
-
-/// Who asks for a stream.
-#[derive(Debug, Clone, Copy)]
-pub struct Asked {
-    pub link: u64,
-    pub request: i64,
-    pub stream: u32,
+    proc: Rc<Proc>,
 }
 
 impl Streams {
-    pub fn new(null: File) -> Streams {
-        Streams { list: Vec::new(), next: 0, turn: 0, null }
+    pub fn new(null: File, proc: Rc<Proc>) -> Streams {
+        Streams { list: Vec::new(), next: 0, turn: 0, null, proc }
     }
 
     fn find(&mut self, link: u64, id: u32) -> Option<&mut Stream> {
@@ -55,6 +49,7 @@ impl Streams {
     }
 
     fn admit(&mut self, asked: Asked) -> Result<(), Refusal> {
+        self.list.retain(|(_, it)| !it.is_over());
         let of_session = self.list.iter().filter(|(_, it)| it.link == Some(asked.link)).count();
         if self.find(asked.link, asked.stream).is_some() {
             return Err(Refusal::new(format!("stream {} is in use", asked.stream)));
@@ -78,7 +73,7 @@ impl Streams {
         let stdio = [&theirs[0], &theirs[1], &theirs[2]];
         let started =
             worker::start(stdio, order.tty.is_some(), |_| exec::become_command(order, config)).map_err(why)?;
-        let mut stream = Stream::new(asked.stream, asked.link, asked.request, Work::Exec, ends, started);
+        let mut stream = Stream::new(asked, Work::Exec, ends, started, self.proc.clone());
         stream.set_timeout(order.timeout);
         self.add(epoll, stream).map_err(why)
     }
@@ -92,7 +87,7 @@ impl Streams {
         let body = |teller: &mut Teller| transfer::read_files(path, teller);
         let started = worker::start([&self.null, &theirs, &self.null], false, body).map_err(why)?;
         let ends = Ends { stdout: Some(Rc::new(ours)), ..Ends::default() };
-        self.add(epoll, Stream::new(asked.stream, asked.link, asked.request, Work::Archive, ends, started)).map_err(why)
+        self.add(epoll, Stream::new(asked, Work::Archive, ends, started, self.proc.clone())).map_err(why)
     }
 
     /// Starts an archive into the image; the answer comes once its path is open.
@@ -104,7 +99,7 @@ impl Streams {
         let body = |teller: &mut Teller| transfer::write_files(path, teller);
         let started = worker::start([&theirs, &self.null, &self.null], false, body).map_err(why)?;
         let ends = Ends { input: Some(Rc::new(ours)), ..Ends::default() };
-        self.add(epoll, Stream::new(asked.stream, asked.link, asked.request, Work::Archive, ends, started)).map_err(why)
+        self.add(epoll, Stream::new(asked, Work::Archive, ends, started, self.proc.clone())).map_err(why)
     }
 
     fn add(&mut self, epoll: &Epoll, mut stream: Stream) -> io::Result<()> {

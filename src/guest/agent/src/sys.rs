@@ -23,7 +23,7 @@ use std::time::Duration;
 pub use place::{
     clear_mode_mask, create_file_at, device_parts, file_system, link_at, make_directory_at, make_link_at, make_node_at,
     open_inside, own, own_at, read_link, remove_at, rename_at, stamp, stamp_at, Names, EXT4_SUPER_MAGIC, O_PATH,
-    RESOLVE_BENEATH, RESOLVE_IN_ROOT,
+    RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_XDEV,
 };
 
 use crate::user::Identity;

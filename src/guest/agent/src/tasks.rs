@@ -38,6 +38,16 @@ impl About {
             About::Unmount(path) | About::Grow(path) => path,
         }
     }
+
+    fn same_disk(&self, other: &About) -> bool {
+        matches!((self, other), (About::Mount(one), About::Mount(two)) if one.serial == two.serial)
+    }
+}
+
+/// Whoever asks again later finds it done.
+pub fn in_the_way() -> Refusal {
+    let reason = "another request for this path or disk is not done yet".to_string();
+    Refusal { reason, code: Some("EAGAIN".to_string()), holders: Vec::new() }
 }
 
 /// A task that has told how it went.
@@ -82,9 +92,9 @@ impl Tasks {
         if self.list.len() >= TASKS_MAX {
             return Err(Refusal::new("too many requests at a time"));
         }
-        let path = about.as_ref().map(About::path);
-        if path.is_some() && self.list.iter().any(|it| it.about.as_ref().map(About::path) == path) {
-            return Err(Refusal::new("another request for this path is not done yet"));
+        let same = |it: &About| about.as_ref().map_or(false, |own| it.path() == own.path() || it.same_disk(own));
+        if self.list.iter().filter_map(|it| it.about.as_ref()).any(same) {
+            return Err(in_the_way());
         }
         let why = |error: std::io::Error| Refusal::of("fork", &error);
         let (_, status) = worker::start([&self.null; 3], false, body).map_err(why)?;
@@ -93,6 +103,11 @@ impl Tasks {
         self.list.push(Task { number: self.next, status, link: Some(link), request, about });
         self.next += 1;
         Ok(())
+    }
+
+    /// Whether what is mounted at the path is about to change.
+    pub fn changes(&self, path: &str) -> bool {
+        self.list.iter().filter_map(|it| it.about.as_ref()).any(|it| it.path() == path)
     }
 
     pub fn wake(&mut self, token: u64) -> Option<Told> {

@@ -73,13 +73,19 @@ impl Unpacker {
             // It may lead elsewhere from now on.
             self.parent = None;
         }
-        let made = self.make(member, &parent, body);
+        let made = match self.make(member, &parent, body) {
+            // What an agent that was killed left behind.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                sys::remove_at(&parent, &self.temporary).and_then(|()| self.make(member, &parent, body))
+            }
+            made => made,
+        };
         let placed = made.and_then(|()| sys::rename_at(&parent, &self.temporary, name));
-        // Also there where both names are of one file: then renaming does nothing.
-        match sys::remove_at(&parent, &self.temporary) {
-            Err(error) if placed.is_ok() && error.kind() != ErrorKind::NotFound => Err(error),
-            _ => placed,
+        // Where both names are of one file, renaming does nothing.
+        if placed.is_err() || member.kind == Kind::HardLink {
+            let _ = sys::remove_at(&parent, &self.temporary);
         }
+        placed
     }
 
     /// Under the temporary name, complete.

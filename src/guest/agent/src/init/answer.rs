@@ -1,6 +1,6 @@
 //! What init does for the host, frame by frame.
 
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::time::Duration;
 
 use super::Init;
@@ -8,9 +8,9 @@ use crate::config::Volume;
 use crate::figures;
 use crate::frame::{Frame, KIND_CONTROL};
 use crate::protocol::{self, Message, Refusal};
-use crate::streams::Asked;
+use crate::stream::Asked;
 use crate::sys;
-use crate::tasks::About;
+use crate::tasks::{self, About};
 use crate::verb::Verb;
 use crate::volumes;
 use crate::worker::Figures;
@@ -54,9 +54,10 @@ impl Init {
             if !again {
                 link.forget_unsent();
             }
-            protocol::hello(version.min(protocol::VERSION), &nonce, true, &mut link.out);
-            // A host of a version that never was reads ours in the hello, and leaves.
-            link.session = (1..=protocol::VERSION).contains(&version).then_some(nonce);
+            // A host of another version reads ours in the hello, and leaves.
+            let known = (1..=protocol::VERSION).contains(&version);
+            protocol::hello(if known { version } else { protocol::VERSION }, &nonce, true, &mut link.out);
+            link.session = known.then_some(nonce);
         }
     }
 
@@ -77,13 +78,13 @@ impl Init {
         let asked = |stream| Asked { link: token, request: id, stream };
         let done: Result<Option<Figures>, Refusal> = match verb {
             Verb::Ping => Ok(Some(Vec::new())),
-            Verb::Memory => Ok(Some(figures::memory())),
-            Verb::Load => Ok(Some(figures::load())),
+            Verb::Memory => Ok(Some(figures::memory(&self.proc))),
+            Verb::Load => Ok(Some(figures::load(&self.proc))),
             Verb::Shutdown { grace_ms } => {
                 self.stop(main, Duration::from_millis(grace_ms));
                 Ok(Some(Vec::new()))
             }
-            Verb::Awaken { epoch_ns, entropy } => awaken(epoch_ns, &entropy).map(|()| Some(Vec::new())),
+            Verb::Awaken { epoch_ns, entropy } => awaken(&self.random, epoch_ns, &entropy).map(|()| Some(Vec::new())),
             Verb::Exec { stream, order } => {
                 self.streams.exec(&self.epoll, asked(stream), &order, &self.config).map(|()| None)
             }
@@ -99,6 +100,7 @@ impl Init {
             }),
             Verb::Mount(volume) => self.mount((token, id), volume),
             Verb::Unmount { path, lazy } => match self.volume_at(&path) {
+                None if self.tasks.changes(&path) => Err(tasks::in_the_way()),
                 None => Ok(Some(Vec::new())),
                 Some(it) => self.start_task((token, id), Some(About::Unmount(path)), |_| volumes::unmount(&it, lazy)),
             },
@@ -157,9 +159,7 @@ impl Init {
     }
 }
 
-fn awaken(epoch_ns: i64, entropy: &[u8]) -> Result<(), Refusal> {
+fn awaken(random: &File, epoch_ns: i64, entropy: &[u8]) -> Result<(), Refusal> {
     sys::set_clock(epoch_ns).map_err(|error| Refusal::of("clock", &error))?;
-    let random = OpenOptions::new().write(true).open("/dev/urandom");
-    let reseeded = random.and_then(|random| sys::reseed(&random, entropy));
-    reseeded.map_err(|error| Refusal::of("entropy", &error))
+    sys::reseed(random, entropy).map_err(|error| Refusal::of("entropy", &error))
 }

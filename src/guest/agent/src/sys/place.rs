@@ -11,7 +11,7 @@ use std::ptr;
 
 use super::{c_string, check, owned};
 
-pub use libc::{EXT4_SUPER_MAGIC, O_PATH, RESOLVE_BENEATH, RESOLVE_IN_ROOT};
+pub use libc::{EXT4_SUPER_MAGIC, O_PATH, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_XDEV};
 
 /// PATH_MAX: more than a link can hold.
 const LINK_MAX: usize = 4096;
