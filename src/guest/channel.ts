@@ -13,7 +13,7 @@ import type * as net from "node:net"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
-import { AgentBusy, AgentFault, type Holder } from "./AgentSession.ts"
+import { AgentBusy, AgentFault, AgentRefusal, type Holder } from "./AgentSession.ts"
 import { type AgentStream, makeAgentStream, type StreamEnd } from "./AgentStream.ts"
 import { type Asked, type Dialogue, type Heard, makeDialogue, type Unasked } from "./dialogue.ts"
 import { makeOutlet, type Outlet } from "./Outlet.ts"
@@ -31,14 +31,16 @@ type Waiting = Deferred.Deferred<Answer, AgentFault>
 export const faultOf = (operation: string, reason: string, cause?: unknown): AgentFault =>
   new AgentFault({ operation, reason, cause })
 
-const unasked = (verb: string, why: Unasked): AgentBusy | AgentFault => {
+const unasked = (verb: string, why: Unasked): AgentBusy | AgentFault | AgentRefusal => {
   switch (why) {
     case "owes":
       return faultOf(verb, "the guest owes too many answers")
     case "too many streams":
       return new AgentBusy({ operation: verb, reason: "as many sessions are open as one guest may have" })
     case "too large":
-      return faultOf(verb, "the request does not fit into a frame")
+      return new AgentRefusal({ operation: verb, reason: "the request does not fit into 64 KiB" })
+    case "too old":
+      return new AgentRefusal({ operation: verb, reason: "it booted with an older agent; stop and start it" })
   }
 }
 
@@ -54,7 +56,7 @@ export interface Channel {
     opening: Opening
   ) => Effect.Effect<
     { readonly stream: AgentStream; readonly opened: Effect.Effect<Answer, AgentFault> },
-    AgentFault | AgentBusy
+    AgentFault | AgentBusy | AgentRefusal
   >
   readonly end: (fault: AgentFault) => void
 }
@@ -90,6 +92,10 @@ const send = (talk: Talk, bytes: Buffer): void => {
     end(talk, faultOf("agent", "the guest does not read"))
 }
 
+const greet = ({ socket, dialogue }: Talk): void => {
+  if (socket.writableLength === 0) socket.write(dialogue.hello())
+}
+
 /** One who has given up is not there any more. */
 const answered = (talk: Talk, id: number, answer: Answer): void => {
   const asker = talk.waiting.get(id)
@@ -101,6 +107,8 @@ const take = (talk: Talk, heard: Heard): void => {
   switch (heard._tag) {
     case "Established":
       return void Deferred.doneUnsafe(talk.established, Effect.void)
+    case "Older":
+      return greet(talk)
     case "Ready":
       return void Deferred.doneUnsafe(talk.ready, Effect.void)
     case "Done":
@@ -195,9 +203,7 @@ export const makeChannel = (socket: net.Socket): Channel => {
     established: Deferred.await(talk.established),
     ready: Deferred.await(talk.ready),
     closed: Deferred.await(talk.closed),
-    greet: Effect.sync(() => {
-      if (socket.writableLength === 0) socket.write(talk.dialogue.hello)
-    }),
+    greet: Effect.sync(() => greet(talk)),
     say: (verb, request) => ask(talk, verb, request),
     open: (opening) => openStream(talk, opening),
     end: (fault) => end(talk, fault)

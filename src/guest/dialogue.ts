@@ -4,7 +4,7 @@
  *
  *   connecting ──hello of our nonce──► established ──► broken
  *       │   what comes before it is an earlier session's rest: ignored, `staleMaxBytes` of it
- *       └──another version, too much before the hello──────┘   also: no frame, no message, an answer to nothing, the
+ *       └──a version unknown, too much before the hello────┘   also: no frame, no message, an answer to nothing, the
  *                                                              same news too often, more than was asked for, and what
  *                                                              streams.ts does not allow
  */
@@ -20,6 +20,7 @@ import {
   holdersOf,
   type Last,
   type Opening,
+  oldestVersion,
   parseMessage,
   protocolVersion,
   type Request,
@@ -39,6 +40,8 @@ export const owedMax = 64
 
 export type Heard = Data.TaggedEnum<{
   Established: {}
+  /** The guest speaks an older version: it is to be greeted again, and `hello` does so in that one. */
+  Older: {}
   Ready: {}
   Done: { readonly id: number; readonly message: Extract<GuestMessage, { readonly type: "done" }> }
   Refused: { readonly id: number; readonly reason: string; readonly holders: ReadonlyArray<Holder> }
@@ -51,7 +54,7 @@ export type Heard = Data.TaggedEnum<{
 export const Heard = Data.taggedEnum<Heard>()
 
 /** Why a request was not made. */
-export type Unasked = "owes" | "too many streams" | "too large"
+export type Unasked = "owes" | "too many streams" | "too large" | "too old"
 
 export interface Asked {
   readonly id: number
@@ -59,7 +62,7 @@ export interface Asked {
 }
 
 export interface Dialogue {
-  readonly hello: Buffer
+  readonly hello: () => Buffer
   /** A request with a fresh id, unless the guest owes too many answers. */
   readonly ask: (request: Request) => Result.Result<Asked, Unasked>
   /** The same, for a request that opens a stream. */
@@ -69,9 +72,13 @@ export interface Dialogue {
 }
 
 type Owed = Map<number, { readonly stream: number | null }>
+/** What the host greets in, and what is spoken once the guest has answered in it. */
+interface Tongue {
+  version: number
+}
 
 /** What a message means, given what was said before. */
-const makeRules = (nonce: string, owed: Owed, streams: Streams) => {
+const makeRules = (nonce: string, tongue: Tongue, owed: Owed, streams: Streams) => {
   let ready = false
   let strays = 0
 
@@ -97,8 +104,12 @@ const makeRules = (nonce: string, owed: Owed, streams: Streams) => {
   /** A message before the session is established: nothing but our hello counts. */
   const greeted = (message: GuestMessage): ReadonlyArray<Heard> => {
     if (message.type !== "hello" || message.nonce !== nonce) return []
-    if (message.version !== protocolVersion) {
-      return violation(`it speaks version ${message.version}, not ${protocolVersion}`)
+    if (message.version >= oldestVersion && message.version < tongue.version) {
+      tongue.version = message.version
+      return [Heard.Older()]
+    }
+    if (message.version !== tongue.version) {
+      return violation(`it speaks version ${message.version}, not ${tongue.version}`)
     }
     return [Heard.Established(), ...(message.ready ? news() : [])]
   }
@@ -113,6 +124,8 @@ const makeRules = (nonce: string, owed: Owed, streams: Streams) => {
         const { id, reason, holders = [] } = message
         return answered(id, Heard.Refused({ id, reason: sentence(reason), holders: holdersOf(holders) }))
       }
+      case "broken":
+        return violation(`it says that we did: ${sentence(message.reason)}`)
       default:
         return news()
     }
@@ -122,7 +135,12 @@ const makeRules = (nonce: string, owed: Owed, streams: Streams) => {
 }
 
 /** Requests and what opens streams, each with a fresh id; `counted` is told of each. */
-const makeAsker = (owed: Owed, streams: Streams, counted: () => void): Pick<Dialogue, "ask" | "open"> => {
+const makeAsker = (
+  tongue: Tongue,
+  owed: Owed,
+  streams: Streams,
+  counted: () => void
+): Pick<Dialogue, "ask" | "open"> => {
   let nextId = 1
   const request = (asked: Request, stream: number | null): Result.Result<Asked, Unasked> => {
     if (owed.size >= owedMax) return Result.fail("owes")
@@ -135,6 +153,7 @@ const makeAsker = (owed: Owed, streams: Streams, counted: () => void): Pick<Dial
   return {
     ask: (asked) => request(asked, null),
     open: (opening) => {
+      if (tongue.version < protocolVersion) return Result.fail("too old")
       const stream = streams.open(opening.type)
       if (Option.isNone(stream)) return Result.fail("too many streams")
       const asked = request({ ...opening, stream: stream.value }, stream.value)
@@ -148,7 +167,8 @@ export const makeDialogue = (nonce: string): Dialogue => {
   const decoder = makeFrameDecoder()
   const owed: Owed = new Map()
   const streams = makeStreams()
-  const rules = makeRules(nonce, owed, streams)
+  const tongue: Tongue = { version: protocolVersion }
+  const rules = makeRules(nonce, tongue, owed, streams)
   let state: "connecting" | "established" | "broken" = "connecting"
   /** Heard since the connection began; once it is established, since the last request, without what streams allow. */
   let unaskedBytes = 0
@@ -198,9 +218,9 @@ export const makeDialogue = (nonce: string): Dialogue => {
   }
 
   return {
-    hello: encodeHello(nonce),
+    hello: () => encodeHello(nonce, tongue.version),
     streams,
-    ...makeAsker(owed, streams, () => void (unaskedBytes = 0)),
+    ...makeAsker(tongue, owed, streams, () => void (unaskedBytes = 0)),
     hear: (chunk) => {
       if (state === "broken") return []
       unaskedBytes += chunk.length

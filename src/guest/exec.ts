@@ -4,12 +4,7 @@ import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { ExecOutput, ExecRequest } from "../domain/Exec.ts"
-import {
-  type AgentBusy,
-  AgentFault,
-  AgentRefusal,
-  type ExecSession
-} from "./AgentSession.ts"
+import { type AgentBusy, AgentFault, AgentRefusal, type ExecSession } from "./AgentSession.ts"
 import type { AgentStream } from "./AgentStream.ts"
 import { exitOf, type Last, sentence } from "./protocol.ts"
 

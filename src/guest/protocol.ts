@@ -17,6 +17,8 @@ import { Holder } from "./AgentSession.ts"
 import { controlKind, creditKind, encodeFrame, endKind, type Frame } from "./frame.ts"
 
 export const protocolVersion = 2
+/** The first one, which guests speak that booted under an earlier service: it has no streams and no volumes. */
+export const oldestVersion = 1
 
 /** What each end of a new stream takes before it gives more credit. stdout and stderr share it. */
 export const windowBytes = 256 * 1024
@@ -50,15 +52,17 @@ export const GuestMessage = Schema.Union([
     reason: Schema.String,
     /** Of `unmount`: who holds the mount. */
     holders: Schema.optionalKey(Schema.Array(Holder))
-  })
+  }),
+  /** The guest says that the host broke the protocol: the session is over. */
+  Schema.Struct({ type: Schema.Literal("broken"), reason: Schema.String })
 ])
 export type GuestMessage = typeof GuestMessage.Type
 
-/** The last frame of a stream. */
+/** The last frame of a stream. A process whose time was over ended by a signal as well. */
 export const Last = Schema.Union([
+  Schema.Struct({ type: Schema.Literal("exit"), timeout: Schema.Literal(true) }),
   Schema.Struct({ type: Schema.Literal("exit"), code: Schema.Int }),
   Schema.Struct({ type: Schema.Literal("exit"), signal: Schema.String }),
-  Schema.Struct({ type: Schema.Literal("exit"), timeout: Schema.Literal(true) }),
   Schema.Struct({ type: Schema.Literal("ended") }),
   Schema.Struct({ type: Schema.Literal("failed"), reason: Schema.String })
 ])
@@ -121,8 +125,8 @@ const json = (stream: number, message: object): Buffer =>
   encodeFrame({ kind: controlKind, stream, payload: Buffer.from(JSON.stringify(message)) })
 
 /** Behind a zero byte, which ends whatever of an earlier session the guest may hold half of. */
-export const encodeHello = (nonce: string): Buffer =>
-  Buffer.concat([Buffer.alloc(1), json(0, { type: "hello", version: protocolVersion, nonce })])
+export const encodeHello = (nonce: string, version: number): Buffer =>
+  Buffer.concat([Buffer.alloc(1), json(0, { type: "hello", version, nonce })])
 
 /** What a request takes of a frame's payload, whatever its id. */
 export const requestBytes = (request: Request): number =>

@@ -11,12 +11,7 @@ import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 import type { ExecExit, ExecOutput, ExecRequest } from "../domain/Exec.ts"
-import {
-  type AgentFault,
-  AgentRefusal,
-  type AgentSession,
-  type ExecSession
-} from "./AgentSession.ts"
+import { type AgentFault, AgentRefusal, type AgentSession, type ExecSession } from "./AgentSession.ts"
 
 /** Bytes of stdin that `cat` holds for a reader that is slow. */
 const heldMax = 64

@@ -78,9 +78,25 @@ it.each(lies)("dialogue: %s ends it, and nothing is heard after it", (_, lie) =>
   assert.deepStrictEqual(tags(dialogue, hello({ ready: true })), [])
 })
 
-it("dialogue: another version ends it with a sentence", () => {
-  const heard = makeDialogue("mine").hear(hello({ version: 1 }))
-  assert.deepStrictEqual(heard, [{ _tag: "Violation", reason: "it speaks version 1, not 2" }])
+it.each([0, 3])("dialogue: version %i ends it with a sentence", (version) => {
+  const heard = makeDialogue("mine").hear(hello({ version }))
+  assert.deepStrictEqual(heard, [{ _tag: "Violation", reason: `it speaks version ${version}, not 2` }])
+})
+
+it("dialogue: a guest of an older version is greeted in it, and asked for nothing that it does not know", () => {
+  const dialogue = makeDialogue("mine")
+  assert.include(dialogue.hello().toString("latin1"), '"version":2')
+  assert.deepStrictEqual(tags(dialogue, hello({ version: 1, ready: true })), ["Older"])
+  assert.include(dialogue.hello().toString("latin1"), '"version":1')
+  assert.deepStrictEqual(tags(dialogue, hello({ version: 1, ready: true })), ["Established", "Ready"])
+  assert.deepStrictEqual(dialogue.open({ type: "exec", command: ["x"] }), Result.fail("too old"))
+  assert.deepStrictEqual(tags(dialogue, say({ type: "done", id: idOf(dialogue) })), ["Done"])
+})
+
+it("dialogue: a guest that changes its version again and again is ended", () => {
+  const dialogue = makeDialogue("mine")
+  assert.deepStrictEqual(tags(dialogue, hello({ version: 1 })), ["Older"])
+  assert.deepStrictEqual(tags(dialogue, hello({ version: 2 })), ["Violation"])
 })
 
 it("dialogue: a flood without a hello ends within the bound", () => {
@@ -119,7 +135,7 @@ it("dialogue: a guest that never answers is not asked for ever", () => {
 it("dialogue: the hello ends what the guest may hold half of", () => {
   const guest = makeFrameDecoder()
   guest.push(say({ type: "ping", id: 1 }).subarray(0, 12))
-  const pieces = guest.push(makeDialogue("mine").hello)
+  const pieces = guest.push(makeDialogue("mine").hello())
   assert.strictEqual(pieces.filter((it) => it._tag === "Frame").length, 1)
 })
 

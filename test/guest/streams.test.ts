@@ -67,7 +67,8 @@ it.live("streams: a process's output arrives in its order, and its end last", ()
 const ends: ReadonlyArray<readonly [Said, string]> = [
   [{ type: "exit", code: 255 }, '{"code":255}'],
   [{ type: "exit", signal: "KILL" }, '{"signal":"KILL"}'],
-  [{ type: "exit", timeout: true }, '{"timeout":true}']
+  [{ type: "exit", timeout: true }, '{"timeout":true}'],
+  [{ type: "exit", signal: "KILL", timeout: true }, '{"timeout":true}']
 ]
 it.live.each(ends)("streams: a process that ends with %j", ([last, expected]) =>
   Effect.gen(function* () {
