@@ -13,6 +13,7 @@ import { Network } from "./network/Network.ts"
 import { Fitness } from "./vmm/Fitness.ts"
 import { layerUnfit } from "./vmm/unfit.ts"
 import { vmmProcessesLayer } from "./vmm/VmmProcess.ts"
+import { VolumeImages } from "./volume/VolumeImages.ts"
 
 /** Simulated guests take no memory of the host: as many as anyone wants to try. */
 const simulatedMemoryMb = 16 * 1024 * 1024
@@ -37,7 +38,8 @@ const layerSimulated = Layer.unwrap(
         Layer.mergeAll(
           HostMemory.layerOf(simulatedMemoryMb),
           BootFiles.layerSimulated,
-          Overlay.layerSimulated
+          Overlay.layerSimulated,
+          VolumeImages.layerSimulated
         )
       )
     )
@@ -57,7 +59,16 @@ const layerQemuDriver = Layer.unwrap(
 
 const layerQemu = layerQemuDriver.pipe(
   Layer.provideMerge(vmmProcessesLayer),
-  Layer.merge(Layer.mergeAll(Network.layer, Agent.layer, HostMemory.layer, BootFiles.layer, Overlay.layer))
+  Layer.merge(
+    Layer.mergeAll(
+      Network.layer,
+      Agent.layer,
+      HostMemory.layer,
+      BootFiles.layer,
+      Overlay.layer,
+      VolumeImages.layer
+    )
+  )
 )
 
 export const layerPlatform = Layer.unwrap(

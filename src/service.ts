@@ -26,6 +26,7 @@ import { layerRpc } from "./rpc/server.ts"
 import { layerResources } from "./resources.ts"
 import { layerDefects } from "./telemetry/defects.ts"
 import { layerLogger } from "./telemetry/Logger.ts"
+import { Volumes } from "./volume/Volumes.ts"
 
 const layerPaths = Layer.effect(
   Paths,
@@ -66,7 +67,7 @@ const layerInstances = Layer.merge(instancesLayer, layerRetention).pipe(
 export const layerService = layerServing(layerRpc).pipe(
   Layer.provide([layerResources, layerHealth]),
   Layer.provide(layerInstances),
-  Layer.provide(imagesLayer),
+  Layer.provide([imagesLayer, Volumes.layer]),
   Layer.provide(layerPlatform),
   Layer.provide(layerHost)
 )

@@ -9,6 +9,7 @@ import { EventsGroup } from "./Events.ts"
 import { ImagesGroup } from "./Images.ts"
 import { InstancesGroup } from "./Instances.ts"
 import { SystemGroup } from "./System.ts"
+import { AttachmentsGroup, VolumesGroup } from "./Volumes.ts"
 
 /** Fields that no schema knows are refused, and every refusal is told at once. */
 const strict = { onExcessProperty: "error", errors: "all" } as const
@@ -17,6 +18,8 @@ export class Api extends HttpApi.make("dataplane")
   .add(SystemGroup)
   .add(ImagesGroup)
   .add(InstancesGroup)
+  .add(VolumesGroup)
+  .add(AttachmentsGroup)
   .add(EventsGroup)
   .annotate(HttpApi.PayloadParseOptions, strict)
   .annotate(HttpApi.QueryParseOptions, strict)

@@ -19,10 +19,13 @@ import {
   Unprocessable,
   VerbCancelled,
   VerbFailed,
+  VolumeInUse,
   VolumeNotFound,
   WaitTimeout
 } from "../domain/problems.ts"
 import { Authorization } from "./Authorization.ts"
+import { execEndpoints } from "./Exec.ts"
+import { filesEndpoints } from "./Files.ts"
 import { FlagParameter, IntParameter } from "./parameters.ts"
 import { JsonBody, Validation } from "./Validation.ts"
 
@@ -152,6 +155,7 @@ export const createProblems = [
   NoAddressLeft,
   Unprocessable,
   VolumeNotFound,
+  VolumeInUse,
   HostUnfit,
   VerbCancelled,
   VerbFailed,
@@ -292,7 +296,9 @@ export class InstancesGroup extends HttpApiGroup.make("instances")
     stop,
     verb("standby", "Snapshot the guest to disk, then end the VMM"),
     restore,
-    ...watching
+    ...watching,
+    ...execEndpoints,
+    ...filesEndpoints
   )
   .middleware(Validation)
   .middleware(Authorization)

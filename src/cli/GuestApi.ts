@@ -9,10 +9,9 @@ import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import { archiveContentType } from "../api/Images.ts"
 import { FlagParameter, IntParameter } from "../api/parameters.ts"
-import { CreateVolume } from "../api/Volumes.ts"
 import { InstanceId, VolumeId } from "../domain/Ids.ts"
 import { Instance } from "../domain/Instance.ts"
-import { MountPath, Volume, VolumeSizeGb } from "../domain/Volume.ts"
+import { CreateVolume, MountPath, Volume, VolumeSizeGb } from "../domain/Volume.ts"
 
 const volume = { id: VolumeId }
 const attachment = { id: InstanceId, volumeId: VolumeId }

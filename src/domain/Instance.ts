@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { Digest, Generation, ImageId, InstanceId, Timestamp } from "./Ids.ts"
 import { InterfaceName, Ipv4, Mac } from "./Network.ts"
-import { VolumeMount } from "./Volume.ts"
+import { InstanceVolume, VolumeMount, volumesMax } from "./Volume.ts"
 
 export const InstanceState = Schema.Literals([
   "Created",
@@ -34,8 +34,15 @@ export const Verb = Schema.Literals([
 ]).annotate({ identifier: "Verb" })
 export type Verb = typeof Verb.Type
 
-/** What an instance is busy with: a verb, its own creation, a restart by policy, or a change of its memory. */
-export const Transition = Schema.Literals(["create", "restart", "resize", ...Verb.literals]).annotate({
+/** What an instance is busy with: a verb, its own creation, a restart by policy, a change of its memory or volumes. */
+export const Transition = Schema.Literals([
+  "create",
+  "restart",
+  "resize",
+  "attach",
+  "detach",
+  ...Verb.literals
+]).annotate({
   identifier: "Transition"
 })
 export type Transition = typeof Transition.Type
@@ -144,7 +151,7 @@ export const CreateInstance = Schema.Struct({
     }),
     10_240
   ),
-  volumes: orDefault(Schema.Array(VolumeMount).check(Schema.isMaxLength(16)), []),
+  volumes: orDefault(Schema.Array(VolumeMount).check(Schema.isMaxLength(volumesMax)), []),
   network: orDefault(NetworkRequest, {}),
   command: Schema.optionalKey(Argv.annotate({ description: "In place of the image's cmd." })),
   entrypoint: Schema.optionalKey(
@@ -196,7 +203,6 @@ export const InstanceSpec = Schema.Struct({
   vcpus: Schema.Int,
   env: Schema.Record(Schema.String, Schema.String),
   overlay_mb: Schema.Int,
-  volumes: Schema.Array(VolumeMount),
   network: Schema.Struct({ enabled: Schema.Boolean }),
   command: Schema.NullOr(Schema.Array(Schema.String)),
   entrypoint: Schema.NullOr(Schema.Array(Schema.String)),
@@ -212,6 +218,7 @@ export type InstanceSpec = typeof InstanceSpec.Type
 /** GET /instances/{id}. */
 export const Instance = Schema.Struct({
   ...InstanceSpec.fields,
+  volumes: Schema.Array(InstanceVolume),
   network: Schema.Struct({
     enabled: Schema.Boolean,
     ip: Schema.NullOr(Ipv4),

@@ -2,8 +2,9 @@
  * The manifest of a snapshot: what it holds and what it needs. It is written last, after everything that it names is
  * durable, and the directory takes its final name after that: a snapshot is complete or it is not there.
  */
+import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { Digest, Timestamp } from "./Ids.ts"
+import { Digest, Timestamp, VolumeId } from "./Ids.ts"
 import { VmmKind } from "./Instance.ts"
 import { Lease } from "./Network.ts"
 
@@ -41,6 +42,10 @@ export const SnapshotManifest = Schema.Struct({
   initrd_sha256: Sha256,
   lease: Schema.NullOr(Lease),
   files: Schema.Array(SnapshotFile),
-  disks: Schema.Array(SnapshotDisk)
+  disks: Schema.Array(SnapshotDisk),
+  /** Which of the disks are volumes, and how the guest has them. */
+  volumes: Schema.Array(
+    Schema.Struct({ volume_id: VolumeId, serial: Schema.String, readonly: Schema.Boolean })
+  ).pipe(Schema.withDecodingDefaultKey(Effect.succeed([])))
 }).annotate({ identifier: "SnapshotManifest" })
 export type SnapshotManifest = typeof SnapshotManifest.Type

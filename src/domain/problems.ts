@@ -9,6 +9,7 @@ import { ImageId, InstanceId, VolumeId } from "./Ids.ts"
 import { HealthCheck } from "./Health.ts"
 import { InstanceState, Transition, Verb } from "./Instance.ts"
 import { Scope } from "./Scope.ts"
+import { MountHolder } from "./Volume.ts"
 
 /** The base of every problem type: a stable URI, not necessarily one that resolves. */
 export const problemBase = "https://cloud-hypervisor-dataplane.dev/problems/"
@@ -104,7 +105,7 @@ export class InvalidState extends HttpApiError.Problem<InvalidState>()(
     instance_id: InstanceId,
     state: InstanceState,
     transition: Schema.NullOr(Transition),
-    verb: Verb,
+    verb: Schema.Literals([...Verb.literals, "attach", "detach", "exec", "read_files", "write_files"]),
     allowed: Schema.Array(Verb)
   }
 ) {}
@@ -144,7 +145,20 @@ export class ImageNotReady extends HttpApiError.Problem<ImageNotReady>()(
 export class VolumeInUse extends HttpApiError.Problem<VolumeInUse>()(
   "VolumeInUse",
   { type: type("volume-in-use"), status: 409, title: "The volume is in use" },
+  { detail, volume_id: VolumeId, instances: Schema.Array(InstanceId) }
+) {}
+
+export class VolumeExists extends HttpApiError.Problem<VolumeExists>()(
+  "VolumeExists",
+  { type: type("volume-exists"), status: 409, title: "A volume with this id exists" },
   { detail, volume_id: VolumeId }
+) {}
+
+/** The guest's processes keep the mount in use; `holders` are told by the guest, and by nobody else. */
+export class VolumeBusy extends HttpApiError.Problem<VolumeBusy>()(
+  "VolumeBusy",
+  { type: type("volume-busy"), status: 409, title: "The guest uses the volume" },
+  { detail, volume_id: VolumeId, instance_id: InstanceId, holders: Schema.Array(MountHolder) }
 ) {}
 
 export class PayloadTooLarge extends HttpApiError.Problem<PayloadTooLarge>()(

@@ -83,6 +83,24 @@ export const writeConfig = (
     yield* files.rename(temporary, path)
   })
 
+/**
+ * The configuration put right in place, for a VMM that has the disk open and whose guest is off; the report of an earlier
+ * boot goes. Nothing is written where all is right already.
+ */
+export const rewriteConfig = (
+  path: string,
+  config: GuestConfig
+): Effect.Effect<void, ConfigTooLarge | FileFault, Files> =>
+  Effect.gen(function* () {
+    const files = yield* Files
+    const disk = yield* Effect.fromResult(encodeConfig(config))
+    const used = headerBytes + disk.readUInt32LE(configMagic.length)
+    const wanted = disk.subarray(0, used)
+    const present = yield* files.readAt(path, 0, used)
+    if (!Option.exists(present, (it) => wanted.equals(it))) yield* files.overwrite(path, 0, wanted)
+    yield* clearReport(path)
+  })
+
 /** The last bytes of the disk, where there is one of the right size. */
 const readArea = (path: string) =>
   Effect.gen(function* () {

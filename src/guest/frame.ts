@@ -24,8 +24,22 @@ const runMax = 254
 /** One byte of overhead for each run, and one more. */
 const stuffedMaxBytes = frameMaxBytes + Math.floor(frameMaxBytes / runMax) + 1
 
-/** JSON on stream 0. */
+/** JSON: requests, answers and news on stream 0; what concerns one stream on that stream. */
 export const controlKind = 1
+/** Bytes of a stream: stdin, stdout, a tar. */
+export const dataKind = 2
+/** Bytes of a process's stderr. */
+export const stderrKind = 3
+/** The sender has no more bytes for this stream. */
+export const endKind = 4
+/** The receiver takes so many more bytes of this stream: 4 bytes, little endian. */
+export const creditKind = 5
+
+/** The most bytes that a frame with such a payload takes on the channel. */
+export const frameBytes = (payloadBytes: number): number => {
+  const plain = headerBytes + payloadBytes
+  return plain + Math.floor(plain / runMax) + 2
+}
 
 export interface Frame {
   readonly kind: number

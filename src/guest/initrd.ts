@@ -60,9 +60,11 @@ const attempt = <A>(operation: string, target: string, body: () => Promise<A>) =
 /** A digest of all that the agent is built from. */
 const sourceDigest = (source: string) =>
   attempt("read", source, async () => {
-    const sources = (await fs.readdir(path.join(source, "src")))
+    const below = await fs.readdir(path.join(source, "src"), { recursive: true, withFileTypes: true })
+    const sources = below
+      .filter((it) => it.isFile())
+      .map((it) => path.relative(source, path.join(it.parentPath, it.name)))
       .toSorted()
-      .map((name) => path.join("src", name))
     const hash = createHash("sha256")
     for (const name of ["Cargo.toml", "Cargo.lock", ".cargo/config.toml", ...sources]) {
       hash.update(`${name}\0`).update(await fs.readFile(path.join(source, name)))

@@ -7,6 +7,9 @@
  *   SIMULATED_PANIC_AFTER_MS=100 the kernel panics instead
  *   SIMULATED_BOOT_ERROR=text    init cannot start the image's process, and reports this text
  *   SIMULATED_DEAF=1             the guest ignores every request to end
+ *   SIMULATED_HOLDS=/data,/srv   a process keeps what is mounted there in use
+ *
+ * What exec and files do there is in simulatedExec.ts.
  */
 import * as path from "node:path"
 import * as Deferred from "effect/Deferred"
@@ -19,8 +22,8 @@ import type { Operation } from "../host/simulated/FaultPlan.ts"
 import { answers, type End } from "../host/simulated/guest.ts"
 import { type GuestDisk, GuestInit, idleProgram, type Program } from "../host/simulated/GuestInit.ts"
 import { operate } from "../host/simulated/operate.ts"
-import { askToEnd, awakenGuest } from "../host/simulated/power.ts"
-import { agentSocket, nextChange } from "../host/simulated/processes.ts"
+import { askToEnd, awakenGuest, mountInGuest, unmountInGuest } from "../host/simulated/power.ts"
+import { agentSocket, nextChange, programOf } from "../host/simulated/processes.ts"
 import {
   ServiceProcess,
   type ServiceRun,
@@ -29,7 +32,9 @@ import {
   type Wire,
   type World
 } from "../host/simulated/World.ts"
-import { Agent, AgentFault, type AgentSession, type Endpoint } from "./Agent.ts"
+import { Agent } from "./Agent.ts"
+import { AgentFault, AgentRefusal, type AgentSession, type Endpoint, VolumeBusy } from "./AgentSession.ts"
+import { simulatedExec, simulatedFiles } from "./simulatedExec.ts"
 import {
   configMagic,
   configDiskBytes,
@@ -82,7 +87,13 @@ export const programFrom = (config: GuestConfig): Program => {
     greeting: [`started ${config.argv[0] ?? "nothing"} on ${config.hostname}`],
     fate,
     failure: env["SIMULATED_BOOT_ERROR"] ?? null,
-    deaf: env["SIMULATED_DEAF"] === "1"
+    deaf: env["SIMULATED_DEAF"] === "1",
+    mounts: config.volumes.map(({ serial, mount_path, readonly }) => ({
+      serial,
+      path: mount_path,
+      readonly
+    })),
+    holds: (env["SIMULATED_HOLDS"] ?? "").split(",").filter((path) => path !== "")
   }
 }
 
@@ -158,14 +169,14 @@ const untilAnswer = ({ process, wire }: Connection, operation: string, withinMs:
   })
 }
 
-const ask = (
+const ask = <E = never>(
   connection: Connection,
   operation: Operation,
   withinMs: number | null,
-  finish: Effect.Effect<void>
-): Effect.Effect<void, AgentFault> =>
+  finish: Effect.Effect<void, E>
+): Effect.Effect<void, AgentFault | E> =>
   Effect.suspend(() =>
-    operate(connection.world, connection.run, {
+    operate<void, void, AgentFault | E>(connection.world, connection.run, {
       operation,
       id: connection.process.record.id,
       fault: (reason) => refuse(operation, reason),
@@ -174,6 +185,48 @@ const ask = (
       finish: () => finish
     })
   )
+
+/** A real guest waits for the disk to appear; here it is there at once, or never. */
+const volumeRequests = (
+  connection: Connection
+): Pick<AgentSession, "mount" | "unmount" | "grow" | "load"> => {
+  const { world, process } = connection
+  return {
+    mount: (request) =>
+      ask(
+        connection,
+        "agentMount",
+        answerTimeoutMs,
+        Effect.suspend(() =>
+          mountInGuest(world, process, request)
+            ? Effect.void
+            : Effect.fail(
+                new AgentRefusal({
+                  operation: "mount",
+                  reason: `no disk ${request.serial} for ${request.path}`
+                })
+              )
+        )
+      ),
+    unmount: (path, { lazy }) =>
+      ask(
+        connection,
+        "agentUnmount",
+        answerTimeoutMs,
+        Effect.suspend(() => {
+          if (lazy || !programOf(world, process).holds.includes(path))
+            return Effect.sync(() => unmountInGuest(world, process, path))
+          const holders = [{ pid: 7, command: "simulated" }]
+          return Effect.fail(new VolumeBusy({ path, reason: "it is in use", holders }))
+        })
+      ),
+    grow: () => ask(connection, "agentGrow", answerTimeoutMs, Effect.void),
+    load: Effect.sync(() => {
+      const totalKib = process.record.memoryMb * 1024
+      return { averages: [0, 0, 0], totalKib, availableKib: Math.trunc(totalKib / 2) }
+    })
+  }
+}
 
 const connect = (world: World, run: ServiceRun, endpoint: Endpoint) =>
   Effect.gen(function* () {
@@ -204,6 +257,10 @@ const connect = (world: World, run: ServiceRun, endpoint: Endpoint) =>
       finish: () => Effect.void
     })
     const connection: Connection = { world, run, process, wire }
+    const closing = Effect.andThen(
+      Deferred.await(wire.closed),
+      Effect.fail(refuse("exec", "the channel is closed"))
+    )
     const session: AgentSession = {
       ready: ask(connection, "agentReady", null, Effect.void),
       shutdown: () =>
@@ -220,6 +277,13 @@ const connect = (world: World, run: ServiceRun, endpoint: Endpoint) =>
         Effect.sync(() => void awakenGuest(world, process))
       ),
       sync: ask(connection, "agentSync", answerTimeoutMs, Effect.void),
+      ...volumeRequests(connection),
+      exec: (request) =>
+        Effect.andThen(
+          ask(connection, "agentExec", answerTimeoutMs, Effect.void),
+          simulatedExec(request, closing)
+        ),
+      ...simulatedFiles(process, ask(connection, "agentTransfer", answerTimeoutMs, Effect.void)),
       closed: Deferred.await(wire.closed)
     }
     return session

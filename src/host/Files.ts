@@ -112,6 +112,17 @@ const createSparse = async (target: string, bytes: number): Promise<void> => {
   }
 }
 
+const extend = async (target: string, bytes: number): Promise<void> => {
+  const handle = await fs.open(target, "r+")
+  try {
+    const { size } = await handle.stat()
+    if (size < bytes) await handle.truncate(bytes)
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
 /** None where the file is not there; every other failure stays one. */
 const orNone = <A>(effect: Effect.Effect<A, FileFault>): Effect.Effect<Option.Option<A>, FileFault> =>
   effect.pipe(
@@ -183,6 +194,8 @@ const live = {
   /** A new file of the given apparent size without blocks; fails where the name is taken. */
   createSparse: (target: string, bytes: number) =>
     attempt("create", target, () => createSparse(target, bytes)),
+  /** Makes a file that long, with a hole at its end, and syncs; one that is longer stays so. */
+  extend: (target: string, bytes: number) => attempt("extend", target, () => extend(target, bytes)),
   /** Gives the blocks of a range back; size and later offsets stay (fallocate(2), FALLOC_FL_PUNCH_HOLE). */
   punchHole: (target: string, offset: number, length: number): Effect.Effect<void, CommandFault> =>
     run("fallocate", ["--punch-hole", "--offset", `${offset}`, "--length", `${length}`, target]).pipe(

@@ -75,6 +75,8 @@ export const layout = (dataDir: string, runRoot = "/run/chd") => {
     pull: (id: ImageId) => path.join(root, "pulls", id),
     image: (id: ImageId) => path.join(root, "images", `${id}.json`),
     volume: (id: VolumeId) => path.join(root, "volumes", id),
+    volumeRecord: (id: VolumeId) => path.join(root, "volumes", id, "volume.json"),
+    volumeDisk: (id: VolumeId) => path.join(root, "volumes", id, "disk.raw"),
     instance: (id: InstanceId) => new InstancePaths(instance(id), path.join(run, id))
   }
 }

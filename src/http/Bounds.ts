@@ -8,6 +8,8 @@ const defaults = {
   bodyMs: 30_000,
   /** An archive may be long, but never silent for longer. */
   uploadIdleMs: 60_000,
+  /** Of one copy into or out of a guest: more than any of its disks holds by default. */
+  archiveMaxBytes: 64 * 1024 ** 3,
   /** A connection on which nothing at all moves is closed; longer than any wait or verb that is silent. */
   idleMs: 900_000,
   /** A kept-alive connection without a request is closed. */

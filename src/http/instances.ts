@@ -8,6 +8,9 @@ import { InvalidRequest } from "../domain/problems.ts"
 import { Instances, type ListFilter } from "../instance/Instances.ts"
 import { HttpBounds } from "./Bounds.ts"
 import { Drain } from "./Drain.ts"
+import { execResponse } from "./exec.ts"
+import { execSocketResponse } from "./execSocket.ts"
+import { readFilesResponse, writeFiles } from "./files.ts"
 import { logsResponse } from "./logs.ts"
 import { neverLaunches, waitFor } from "./verbs.ts"
 
@@ -27,7 +30,7 @@ const listResponse = () => {
 }
 
 /** An instance is its own wire form: text, numbers and flags only. Its generation is its ETag. */
-const instanceResponse = (instance: Instance, status = 200) =>
+export const instanceResponse = (instance: Instance, status = 200) =>
   json(
     JSON.stringify(instance),
     {
@@ -79,26 +82,34 @@ export const layerInstances = HttpApiBuilder.group(
     const launch = (...args: Parameters<typeof instances.command>) =>
       Effect.map(instances.command(...args), (instance) => instanceResponse(instance))
     const command = (...args: Parameters<typeof instances.command>) => neverLaunches(launch(...args))
-    return handlers.handleAll({
-      list: ({ query }) => Effect.map(Effect.flatMap(filterOf(query), instances.listJson), toList),
-      create: ({ payload }) =>
-        Effect.map(instances.create(payload), (instance) => instanceResponse(instance, 201)),
-      get: ({ params }) => Effect.map(instances.get(params.id), (instance) => instanceResponse(instance)),
-      patch: ({ params, payload }) =>
-        Effect.map(instances.patch(params.id, payload), (instance) => instanceResponse(instance)),
-      remove: ({ params }) => neverLaunches(instances.remove(params.id)),
-      start: ({ params }) => launch(params.id, "start"),
-      pause: ({ params }) => command(params.id, "pause"),
-      resume: ({ params }) => command(params.id, "resume"),
-      shutdown: ({ params }) => command(params.id, "shutdown"),
-      stop: ({ params, query }) =>
-        command(params.id, "stop", { discardSnapshot: query.discard_snapshot ?? false }),
-      standby: ({ params }) => command(params.id, "standby"),
-      restore: ({ params, query }) => launch(params.id, "restore", { resume: query.resume ?? true }),
-      wait: ({ params, query }) =>
-        Effect.map(waitFor(instances, params.id, query), (instance) => instanceResponse(instance)),
-      logs: ({ params, query, headers, request }) =>
-        logsResponse({ instances, bounds, drain }, params.id, query, headers["last-event-id"], request)
-    })
+    const guest = { instances, bounds, drain }
+    return handlers
+      .handleAll({
+        list: ({ query }) => Effect.map(Effect.flatMap(filterOf(query), instances.listJson), toList),
+        create: ({ payload }) =>
+          Effect.map(instances.create(payload), (instance) => instanceResponse(instance, 201)),
+        get: ({ params }) => Effect.map(instances.get(params.id), (instance) => instanceResponse(instance)),
+        patch: ({ params, payload }) =>
+          Effect.map(instances.patch(params.id, payload), (instance) => instanceResponse(instance)),
+        remove: ({ params }) => neverLaunches(instances.remove(params.id)),
+        start: ({ params }) => launch(params.id, "start"),
+        pause: ({ params }) => command(params.id, "pause"),
+        resume: ({ params }) => command(params.id, "resume"),
+        shutdown: ({ params }) => command(params.id, "shutdown"),
+        stop: ({ params, query }) =>
+          command(params.id, "stop", { discardSnapshot: query.discard_snapshot ?? false }),
+        standby: ({ params }) => command(params.id, "standby"),
+        restore: ({ params, query }) => launch(params.id, "restore", { resume: query.resume ?? true }),
+        wait: ({ params, query }) =>
+          Effect.map(waitFor(instances, params.id, query), (instance) => instanceResponse(instance)),
+        logs: ({ params, query, headers, request }) =>
+          logsResponse(guest, params.id, query, headers["last-event-id"], request),
+        exec: ({ params, payload, request }) => execResponse(guest, params.id, payload, request),
+        execSocket: ({ params, request }) => execSocketResponse(guest, params.id, request),
+        readFiles: ({ params, query, request }) => readFilesResponse(guest, params.id, query.path, request)
+      })
+      .handleRaw("writeFiles", ({ params, query, request }) =>
+        writeFiles(guest, params.id, query.path, request)
+      )
   })
 )

@@ -32,6 +32,7 @@ import { layerResponses } from "./responses.ts"
 import { servedRoute } from "./routes.ts"
 import { layerSystem } from "./system.ts"
 import { layerJsonBody, layerValidation } from "./validation.ts"
+import { layerAttachments, layerVolumes } from "./volumes.ts"
 
 /** How often node looks for requests that are over their time. */
 const connectionsCheckMs = 1_000
@@ -89,7 +90,7 @@ const layerListener = Layer.unwrap(
 )
 
 const layerApi = HttpApiBuilder.layer(Api).pipe(
-  Layer.provide([layerSystem, layerImages, layerInstances, layerEvents]),
+  Layer.provide([layerSystem, layerImages, layerInstances, layerVolumes, layerAttachments, layerEvents]),
   Layer.provide([layerAuthorization, layerValidation, layerJsonBody])
 )
 

@@ -18,15 +18,16 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import type * as Tracer from "effect/Tracer"
-import { timestamp } from "../domain/Ids.ts"
+import { timestamp, type VolumeId } from "../domain/Ids.ts"
 import type { Instance, PatchInstance } from "../domain/Instance.ts"
+import type { AgentSession } from "../guest/AgentSession.ts"
 import { Paths } from "../host/Paths.ts"
 import { Network } from "../network/Network.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
 import { partOf } from "../telemetry/VerbRun.ts"
 import { Vmm } from "../vmm/Vmm.ts"
 import { begin, type Cell, notRecorded, persist, publish, rewire, type WorkServices } from "./Cell.ts"
-import { amend, resized } from "./amend.ts"
+import { amend, grow, resized } from "./amend.ts"
 import { decide } from "./decide.ts"
 import type { Journal } from "./Journal.ts"
 import type { Command, Decision, Event, Probe, Settlement } from "./Lifecycle.ts"
@@ -44,15 +45,29 @@ import { makeWaiters, type Waiter } from "./Waiters.ts"
 /** Between two tries to write a record that could not be written. */
 const saveRetryMs = 1_000
 
+const mailboxFull = "Too many verbs wait for this instance; try again."
+
 type Accepted = Extract<Decision, { readonly _tag: "Accepted" }>
+
+export interface Begun {
+  /** Ends when the command is decided, and what it reserves is in the record and the view. */
+  readonly taken: Effect.Effect<void>
+  readonly reply: Effect.Effect<Reply>
+}
 
 export interface Actor {
   readonly record: () => Record
   readonly view: () => Instance
+  /** The channel to the guest's agent, while the guest has answered on it. */
+  readonly agent: () => Option.Option<AgentSession>
   /** Answers when the verb's end state is reached and durable, or with why not. Interrupting it cancels nothing. */
   readonly send: (command: Command) => Effect.Effect<Reply>
   /** Changes what can be changed of an instance that is there; answers when the change is durable and done. */
   readonly amend: (changes: PatchInstance) => Effect.Effect<Reply>
+  /** The same as `send` in two parts: decided, recorded and shown; then done. */
+  readonly begin: (command: Command) => Effect.Effect<Begun>
+  /** Tells the guest of a volume's new size, in bytes, and grows its file system. */
+  readonly growVolume: (volume: VolumeId, bytes: number) => Effect.Effect<Reply>
   /** Waits for the end of the instance's creation. */
   readonly created: Effect.Effect<Reply>
   /** The loop; ends when the instance is gone. */
@@ -157,11 +172,19 @@ const onCommand = Effect.fnUntraced(function* (
 const handle = (cell: Cell, mail: Mailbox.Mail) => {
   switch (mail._tag) {
     case "Command":
-      return onCommand(cell, mail)
+      return onCommand(cell, mail).pipe(
+        Effect.ensuring(
+          Effect.suspend(() =>
+            mail.taken === undefined ? Effect.void : Deferred.succeed(mail.taken, undefined)
+          )
+        )
+      )
     case "Event":
       return onEvent(cell, mail.event)
     case "Amend":
       return amend(cell, mail.changes, mail.reply)
+    case "Grow":
+      return grow(cell, mail.volume, mail.bytes, mail.reply)
     case "Resized":
       return resized(cell, mail)
     case "Ready":
@@ -179,8 +202,10 @@ const farewell = Effect.fnUntraced(function* (cell: Cell) {
       ? { _tag: "Gone" }
       : { _tag: "Busy", reason: "The service was interrupted; ask for the instance's state and try again." }
   yield* cell.waiters.settleAll(reply)
-  for (const mail of yield* cell.mailbox.drain)
+  for (const mail of yield* cell.mailbox.drain) {
     if ("reply" in mail) yield* Deferred.succeed(mail.reply, reply)
+    if ("taken" in mail && mail.taken !== undefined) yield* Deferred.succeed(mail.taken, undefined)
+  }
 })
 
 /** From a record: a new one, or one that a restart found, with the probe of what is there. */
@@ -230,18 +255,30 @@ export const make = Effect.fnUntraced(function* (
   const ask = Effect.fnUntraced(function* (mail: (reply: Waiter) => Mailbox.Mail) {
     const reply = yield* Deferred.make<Reply>()
     if (cell.record.lifecycle.state._tag === "Gone") return { _tag: "Gone" } satisfies Reply
-    if (!cell.mailbox.offer(mail(reply)))
-      return { _tag: "Busy", reason: "Too many verbs wait for this instance; try again." } satisfies Reply
+    if (!cell.mailbox.offer(mail(reply))) return { _tag: "Busy", reason: mailboxFull } satisfies Reply
     return yield* Deferred.await(reply)
+  })
+  const beginCommand = Effect.fnUntraced(function* (command: Command) {
+    const reply = yield* Deferred.make<Reply>()
+    const taken = yield* Deferred.make<void>()
+    const over = (it: Reply): Begun => ({ taken: Effect.void, reply: Effect.succeed(it) })
+    if (cell.record.lifecycle.state._tag === "Gone") return over({ _tag: "Gone" })
+    const parent = Option.getOrUndefined(yield* Effect.option(Effect.currentParentSpan))
+    return cell.mailbox.offer({ _tag: "Command", command, reply, taken, parent })
+      ? { taken: Deferred.await(taken), reply: Deferred.await(reply) }
+      : over({ _tag: "Busy", reason: mailboxFull })
   })
   return {
     record: () => cell.record,
     view: () => cell.view,
+    agent: () => cell.wire?.agent() ?? Option.none(),
     send: (command: Command) =>
       Effect.flatMap(Effect.option(Effect.currentParentSpan), (parent) =>
         ask((reply) => ({ _tag: "Command", command, reply, parent: Option.getOrUndefined(parent) }))
       ),
     amend: (changes: PatchInstance) => ask((reply) => ({ _tag: "Amend", changes, reply })),
+    begin: beginCommand,
+    growVolume: (volume, bytes) => ask((reply) => ({ _tag: "Grow", volume, bytes, reply })),
     created: Deferred.await(created),
     run: open(cell, probe).pipe(
       Effect.andThen(loop),

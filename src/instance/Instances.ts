@@ -2,9 +2,12 @@
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
+import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import type { InstanceEvent } from "../domain/Event.ts"
-import type { ImageId, InstanceId } from "../domain/Ids.ts"
+import type { ExecOutput, ExecRequest, SignalName, WindowSize } from "../domain/Exec.ts"
+import type { GuestLost, GuestNotReady, GuestRefused } from "../domain/guestProblems.ts"
+import type { ImageId, InstanceId, VolumeId } from "../domain/Ids.ts"
 import type { CreateInstance, Instance, InstanceState, PatchInstance, Verb } from "../domain/Instance.ts"
 import type {
   Busy,
@@ -15,14 +18,21 @@ import type {
   InstanceExists,
   InstanceNotFound,
   InsufficientMemory,
+  InvalidRequest,
   InvalidState,
   NoAddressLeft,
+  PayloadTooLarge,
+  RequestTimeout,
   Unprocessable,
   VerbCancelled,
   VerbFailed,
+  VolumeBusy,
+  VolumeInUse,
   VolumeNotFound,
   WaitTimeout
 } from "../domain/problems.ts"
+import type { AttachVolume, VolumeAttachment } from "../domain/Volume.ts"
+import type { VolumeRecord } from "../volume/VolumeRecord.ts"
 
 export interface ListFilter {
   readonly state?: InstanceState
@@ -50,6 +60,7 @@ export type CreateProblem =
   | NoAddressLeft
   | Unprocessable
   | VolumeNotFound
+  | VolumeInUse
   | HostUnfit
   | VerbCancelled
   | VerbFailed
@@ -64,6 +75,19 @@ export type VerbProblem =
   | VerbCancelled
   | VerbFailed
   | Busy
+
+export type DetachProblem =
+  | InstanceNotFound
+  | VolumeNotFound
+  | InvalidState
+  | VolumeBusy
+  | VerbCancelled
+  | VerbFailed
+  | Busy
+
+export type AttachProblem = DetachProblem | VolumeInUse
+
+export type GrowProblem = VolumeNotFound | VolumeInUse | Unprocessable | HostUnfit | VerbFailed | Busy
 
 export type LogSource = "app" | "vmm" | "dataplane"
 
@@ -83,6 +107,24 @@ export interface LogLine {
   readonly time: string
   readonly line: string
 }
+
+/** Of everything that is done inside of a guest. */
+export type GuestProblem = InstanceNotFound | InvalidState | GuestNotReady | GuestRefused | GuestLost | Busy
+
+/** A process that runs in a guest; its scope owns it, and once that closes it is killed. */
+export interface RunningExec {
+  /** To be run once; a reader that is slow slows the process. Ends after `Exit`. */
+  readonly output: Stream.Stream<ExecOutput, GuestLost | GuestRefused>
+  /** Ends when the guest has room for the bytes; a process that is over takes and forgets everything. */
+  readonly write: (bytes: Uint8Array) => Effect.Effect<void, GuestLost>
+  readonly endInput: Effect.Effect<void, GuestLost>
+  readonly resize: (size: WindowSize) => Effect.Effect<void, GuestLost>
+  readonly signal: (signal: SignalName) => Effect.Effect<void, GuestLost>
+}
+
+/** A client's archive as it arrives. */
+export type UploadProblem = InvalidRequest | RequestTimeout | PayloadTooLarge
+export type Upload = Stream.Stream<Uint8Array, UploadProblem>
 
 export class Instances extends Context.Service<
   Instances,
@@ -120,6 +162,42 @@ export class Instances extends Context.Service<
     ) => Effect.Effect<Stream.Stream<LogLine>, InstanceNotFound>
     /** State changes behind the cursor, then live ones; without a cursor live ones only. */
     readonly events: (after: Option.Option<number>) => Stream.Stream<InstanceEvent>
+    /** Starts a process in the guest of a Running instance. Changes no state. */
+    readonly exec: (
+      id: InstanceId,
+      request: ExecRequest
+    ) => Effect.Effect<RunningExec, GuestProblem, Scope.Scope>
+    /** What is at a path of the guest, as a tar. */
+    readonly readFiles: (
+      id: InstanceId,
+      path: string
+    ) => Effect.Effect<Stream.Stream<Uint8Array, GuestLost | GuestRefused>, GuestProblem, Scope.Scope>
+    /** Unpacks a tar into a directory of the guest; ends when it is written. */
+    readonly writeFiles: (
+      id: InstanceId,
+      path: string,
+      archive: Upload
+    ) => Effect.Effect<void, GuestProblem | UploadProblem>
+    /** Gives an instance a volume; answers when it is as far as the instance's state lets it be (`volumes[].status`). */
+    readonly attach: (
+      id: InstanceId,
+      volume: VolumeId,
+      how: AttachVolume
+    ) => Effect.Effect<Instance, AttachProblem>
+    /** Takes a volume from an instance; `force`: also where the guest's processes use it. */
+    readonly detach: (
+      id: InstanceId,
+      volume: VolumeId,
+      force: boolean
+    ) => Effect.Effect<Instance, DetachProblem>
+    /** Who holds which volume. */
+    readonly attachments: Effect.Effect<ReadonlyMap<VolumeId, ReadonlyArray<VolumeAttachment>>>
+    /** Removes a volume that nobody holds. */
+    readonly removeVolume: (
+      id: VolumeId
+    ) => Effect.Effect<void, VolumeNotFound | VolumeInUse | Unprocessable | HostUnfit>
+    /** Grows a volume, under the guest that has it mounted as well. */
+    readonly growVolume: (id: VolumeId, sizeGb: number) => Effect.Effect<VolumeRecord, GrowProblem>
     /** Runs `Images.remove` under the lock that create takes, so that no instance appears in between. */
     readonly removeImage: (id: ImageId) => Effect.Effect<void, ImageNotFound | ImageInUse>
   }

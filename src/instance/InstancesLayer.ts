@@ -7,7 +7,6 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
-import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
 import { type ImageId, type InstanceId, timestamp } from "../domain/Ids.ts"
 import type { CreateInstance, PatchInstance, Verb } from "../domain/Instance.ts"
@@ -18,9 +17,19 @@ import { ImageGc } from "../image/ImageGc.ts"
 import { Images } from "../image/Images.ts"
 import { reportDefects } from "../telemetry/defects.ts"
 import { holdsMemory } from "./admission.ts"
+import {
+  attach,
+  attachmentsOf,
+  detach,
+  growVolume,
+  makeNames,
+  type Names,
+  removeVolume
+} from "./attachments.ts"
 import { notFound, patchAnswer, verbAnswer } from "./answers.ts"
 import { admit, create, mustBeFit } from "./create.ts"
 import { EventLog } from "./EventLog.ts"
+import * as guestCalls from "./guestCalls.ts"
 import { Instances, type LogRequest, type LogSource, type VerbOptions, type WaitFor } from "./Instances.ts"
 import type { Command } from "./Lifecycle.ts"
 import { Supervisor } from "./Supervisor.ts"
@@ -136,7 +145,7 @@ const removeImage = Effect.fnUntraced(function* (id: ImageId) {
 const collectEveryMs = 60_000
 
 /** Takes the lock of names: an instance that is being created holds a version that no view names yet. */
-const collectImages = Effect.fnUntraced(function* (names: Semaphore.Semaphore) {
+const collectImages = Effect.fnUntraced(function* (names: Names) {
   const { registry } = yield* Supervisor
   const gc = yield* Effect.serviceOption(ImageGc)
   if (Option.isNone(gc)) return
@@ -155,12 +164,14 @@ type Services =
 export const instancesLayer = Layer.effect(
   Instances,
   Effect.gen(function* () {
-    const { registry } = yield* Supervisor
+    const supervisor = yield* Supervisor
+    const { registry } = supervisor
     const events = yield* EventLog
     const services = yield* Effect.context<Services>()
-    const names = yield* Semaphore.make(1)
+    const names = yield* makeNames
     yield* collectImages(names)
     const provided = <A, E>(effect: Effect.Effect<A, E, Services>) => Effect.provideContext(effect, services)
+    const inGuest = Effect.provideService(Supervisor, supervisor)
     const known = <A>(id: InstanceId, value: A | undefined) =>
       value === undefined ? Effect.fail(notFound(id)) : Effect.succeed(value)
 
@@ -176,6 +187,14 @@ export const instancesLayer = Layer.effect(
       wait: (id, condition) => provided(wait(id, condition)),
       logs: (id, request) => provided(logs(id, request)),
       events: events.read,
+      exec: (id, request) => inGuest(guestCalls.exec(id, request)),
+      readFiles: (id, path) => inGuest(guestCalls.readFiles(id, path)),
+      writeFiles: (id, path, archive) => inGuest(guestCalls.writeFiles(id, path, archive)),
+      attach: (id, volume, how) => provided(attach(id, volume, how, names)),
+      detach: (id, volume, force) => provided(detach(id, volume, force)),
+      attachments: Effect.sync(() => attachmentsOf(registry.list({}))),
+      removeVolume: (id) => provided(removeVolume(id, names)),
+      growVolume: (id, sizeGb) => provided(growVolume(id, sizeGb, names)),
       removeImage: (id) => names.withPermit(provided(removeImage(id)))
     })
   })

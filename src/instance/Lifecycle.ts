@@ -11,6 +11,9 @@
  *   Running or Paused ──standby──► Snapshotting ──► Ending ──► Standby ──restore──► Loading ──► Reviving ──► Running
  *                                       └─ failed, cancelled ──► Unfreezing ──► Running or Paused
  *
+ *   Created, Running, Paused or Shutdown ──attach──► Attaching ──► back
+ *                                        ──detach──► Detaching ──► back        (also what undoes an attach that failed)
+ *
  * Resting: Created Running Paused Shutdown Stopped Standby Gone. Every other state has exactly one piece of work in
  * flight (`work`), with a deadline. A state is persisted before its work begins, so the record is the intent; work is
  * idempotent and checks kernel truth, so after a crash the same state does the same work again. `epoch` grows with each
@@ -19,20 +22,30 @@
  * Ending is the only way down: VMM dead and proven so, then the TAP, then whatever else its `ending` says.
  */
 import * as Schema from "effect/Schema"
-import { Timestamp } from "../domain/Ids.ts"
+import { Timestamp, VolumeId } from "../domain/Ids.ts"
 import { InstanceExit, RestartPolicy, Transition, Verb } from "../domain/Instance.ts"
 import { ProcessIdentity } from "../domain/Process.ts"
+import { HeldVolumes, MountHolder, VolumeMount } from "../domain/Volume.ts"
 
 /** The step of a restore that only looks: a failure there changed nothing and says that the snapshot does not fit here. */
 export const checkStep = "check"
 
 /** Why a piece of work failed: the step, and a sentence that may be shown to a client. */
-export const Failure = Schema.Struct({ step: Schema.String, reason: Schema.String })
+export const Failure = Schema.Struct({
+  step: Schema.String,
+  reason: Schema.String,
+  /** Of an unmount that was refused: who keeps the mount in use. */
+  holders: Schema.optionalKey(Schema.Array(MountHolder))
+})
 export type Failure = typeof Failure.Type
 
 /** A snapshot by its number, with what the guest was doing when it was taken. */
 export const SnapshotRef = Schema.Struct({ number: Schema.Int, paused: Schema.Boolean })
 export type SnapshotRef = typeof SnapshotRef.Type
+
+/** The resting states whose VMM is there: where volumes come and go by work. */
+export const VmmRest = Schema.Literals(["Created", "Running", "Paused", "Shutdown"])
+export type VmmRest = typeof VmmRest.Type
 
 /** Where a launch comes from. */
 export const LaunchVerb = Schema.Literals(["create", "start", "restart"])
@@ -78,6 +91,16 @@ export const State = Schema.TaggedUnion({
   Loading: { snapshot: SnapshotRef, resume: Schema.Boolean },
   /** The guest may have run from here on, so its snapshot is void. */
   Reviving: { vmm, resume: Schema.Boolean },
+  /** The volume is `attaching` in `volumes`; `rest` is where the instance came from, and goes back to. */
+  Attaching: { vmm, volume: VolumeId, rest: VmmRest },
+  /** `undoes` is the failure of the attach that this takes back; null where a client asked for it, or a pause put it off. */
+  Detaching: {
+    vmm,
+    volume: VolumeId,
+    force: Schema.Boolean,
+    rest: VmmRest,
+    undoes: Schema.NullOr(Failure)
+  },
   Ending: { destination: Destination, attempt }
 })
 export type State = typeof State.Type
@@ -90,6 +113,7 @@ export const Lifecycle = Schema.Struct({
   attempt,
   /** The number of the newest snapshot that was begun: numbers are never used twice. */
   snapshots: Schema.Int,
+  volumes: HeldVolumes,
   state: State
 })
 export type Lifecycle = typeof Lifecycle.Type
@@ -103,7 +127,11 @@ export const Command = Schema.TaggedUnion({
   Stop: { discardSnapshot: Schema.Boolean, at: Timestamp },
   Standby: {},
   Restore: { resume: Schema.Boolean },
-  Delete: {}
+  Delete: {},
+  /** That nobody else holds it in a way that this one excludes was seen to before. */
+  Attach: { volume: VolumeMount },
+  /** `force`: also where the guest's processes use it. */
+  Detach: { volume: VolumeId, force: Schema.Boolean }
 })
 export type Command = typeof Command.Type
 
@@ -134,8 +162,8 @@ export type Event = typeof Event.Type
 
 export type Input = Command | Event
 
-/** The verb that a command is; contract §1. */
-export const verbOf = (command: Command): Verb => {
+/** The verb that a command is; contract §1. Attach and Detach are none of its table, and what they keep the instance busy with. */
+export const verbOf = (command: Command): Verb | "attach" | "detach" => {
   switch (command._tag) {
     case "Start":
       return "start"
@@ -153,6 +181,10 @@ export const verbOf = (command: Command): Verb => {
       return "restore"
     case "Delete":
       return "delete"
+    case "Attach":
+      return "attach"
+    case "Detach":
+      return "detach"
   }
 }
 
@@ -174,6 +206,8 @@ export type Work =
   | { readonly _tag: "Unfreeze"; readonly snapshot: SnapshotRef }
   | { readonly _tag: "Load"; readonly snapshot: SnapshotRef }
   | { readonly _tag: "Revive"; readonly resume: boolean }
+  | { readonly _tag: "Attach"; readonly volume: VolumeId; readonly rest: VmmRest }
+  | { readonly _tag: "Detach"; readonly volume: VolumeId; readonly rest: VmmRest; readonly force: boolean }
   | { readonly _tag: "End"; readonly destination: Destination; readonly delayMs: number }
   | { readonly _tag: "Wait"; readonly delayMs: number }
 
@@ -221,6 +255,10 @@ export const work = (lifecycle: Lifecycle): Work | null => {
       return { _tag: "Load", snapshot: state.snapshot }
     case "Reviving":
       return { _tag: "Revive", resume: state.resume }
+    case "Attaching":
+      return { _tag: "Attach", volume: state.volume, rest: state.rest }
+    case "Detaching":
+      return { _tag: "Detach", volume: state.volume, rest: state.rest, force: state.force }
     case "Ending":
       return { _tag: "End", destination: state.destination, delayMs: endRetryDelayMs(state.attempt) }
     case "Waiting":
@@ -251,6 +289,9 @@ export const deadlineMs: Readonly<Record<Work["_tag"], number>> = {
   Unfreeze: 60_000,
   Load: 600_000,
   Revive: 60_000,
+  // The agent of a guest that is still booting answers late.
+  Attach: 150_000,
+  Detach: 150_000,
   End: 120_000,
   Wait: 120_000
 }

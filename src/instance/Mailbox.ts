@@ -6,6 +6,7 @@ import type * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import type * as Tracer from "effect/Tracer"
+import type { VolumeId } from "../domain/Ids.ts"
 import type { PatchInstance } from "../domain/Instance.ts"
 import type { Command, Event } from "./Lifecycle.ts"
 import type { Reply } from "./Reply.ts"
@@ -20,6 +21,8 @@ export type Mail =
       readonly reply: Deferred.Deferred<Reply>
       /** The span of the request that asks. */
       readonly parent: Tracer.AnySpan | undefined
+      /** Done once the command is decided, and what it reserves is recorded and shown. */
+      readonly taken?: Deferred.Deferred<void>
     }
   | { readonly _tag: "Event"; readonly event: Event }
   | { readonly _tag: "Amend"; readonly changes: PatchInstance; readonly reply: Deferred.Deferred<Reply> }
@@ -30,12 +33,22 @@ export type Mail =
       readonly actualMb: number
       readonly reply: Deferred.Deferred<Reply>
     }
+  /** A volume's file has grown, and the guest is to follow. */
+  | {
+      readonly _tag: "Grow"
+      readonly volume: VolumeId
+      readonly bytes: number
+      readonly reply: Deferred.Deferred<Reply>
+    }
   | { readonly _tag: "Ready"; readonly ready: boolean }
   /** The record could not be written; try again. */
   | { readonly _tag: "Save" }
 
+/** From a client: counted, and bounded. */
+const isAsked = ({ _tag }: Mail): boolean => _tag === "Command" || _tag === "Amend" || _tag === "Grow"
+
 const urgency = (mail: Mail): number => {
-  if (mail._tag === "Amend") return 3
+  if (mail._tag === "Amend" || mail._tag === "Grow") return 3
   if (mail._tag !== "Command") return mail._tag === "Event" && mail.event._tag === "GuestEnded" ? 0 : 1
   return mail.command._tag === "Stop" || mail.command._tag === "Delete" ? 2 : 3
 }
@@ -53,7 +66,7 @@ export const make = Effect.map(Queue.unbounded<Mail>(), (queue) => {
 
   /** False where the mailbox is full of commands; events always fit: they are as few as the work in flight. */
   const offer = (mail: Mail): boolean => {
-    if (mail._tag === "Command" || mail._tag === "Amend") {
+    if (isAsked(mail)) {
       if (commands >= commandsMax) return false
       commands++
     }
@@ -64,7 +77,7 @@ export const make = Effect.map(Queue.unbounded<Mail>(), (queue) => {
     sort(pending.length === 0 ? yield* Queue.takeAll(queue) : yield* Queue.clear(queue))
     const mail = pending.shift()
     if (mail === undefined) return yield* take
-    if (mail._tag === "Command" || mail._tag === "Amend") commands--
+    if (isAsked(mail)) commands--
     return mail
   })
 

@@ -6,6 +6,7 @@ import * as Schema from "effect/Schema"
 import { Generation, Timestamp } from "../domain/Ids.ts"
 import { InstanceExit, InstanceSpec } from "../domain/Instance.ts"
 import { Lease } from "../domain/Network.ts"
+import type { VolumeMount } from "../domain/Volume.ts"
 import { Lifecycle, type State } from "./Lifecycle.ts"
 
 export const Record = Schema.Struct({
@@ -31,6 +32,7 @@ export type Record = typeof Record.Type
 export const begin = (
   spec: InstanceSpec,
   lease: Lease | null,
+  volumes: ReadonlyArray<VolumeMount>,
   boot: boolean,
   vmmVersion: string,
   at: Timestamp
@@ -44,6 +46,7 @@ export const begin = (
     policy: spec.restart_policy,
     attempt: 0,
     snapshots: 0,
+    volumes: volumes.map((volume) => ({ ...volume, phase: "held" })),
     state: { _tag: "Launching", verb: "create", boot }
   },
   vmm_version: vmmVersion,
@@ -86,6 +89,8 @@ export const evolve = (record: Record, next: Lifecycle, at: Timestamp): Record =
     case "Stopped":
     case "Waiting":
     case "Shutdown":
+      // Off it was already, and a volume came or went.
+      if (left._tag === state._tag || left._tag === "Attaching" || left._tag === "Detaching") return moved
       return { ...moved, stopped_at: at, standby_at: null, exit: exitOf(left) ?? record.exit }
     case "Standby":
       return { ...moved, standby_at: record.standby_at ?? at }
@@ -111,6 +116,17 @@ export const mustBeDurable = (before: State, next: State): boolean => {
     case "Standby":
     case "Snapshotting":
       return true
+    case "Attaching":
+      // A device that no record knows of is never there. One that waited for the guest is recorded already.
+      return (
+        before._tag === "Created" ||
+        before._tag === "Running" ||
+        before._tag === "Paused" ||
+        before._tag === "Shutdown"
+      )
+    case "Stopped":
+      // What was attached, or detached, for the next boot.
+      return before._tag === "Stopped"
     case "Ending":
       return next.destination._tag === "Standby" && before._tag !== "Ending"
     default:

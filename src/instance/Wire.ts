@@ -16,7 +16,8 @@ import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { InstanceExit } from "../domain/Instance.ts"
-import { Agent, type AgentSession } from "../guest/Agent.ts"
+import { Agent } from "../guest/Agent.ts"
+import type { AgentSession } from "../guest/AgentSession.ts"
 import { type GuestReport } from "../guest/GuestConfig.ts"
 import { readReport } from "../guest/configDisk.ts"
 import { type AgentEndpoint, Vmm, VmmFault, VmmProcesses, type VmmRef, type VmmSession } from "../vmm/Vmm.ts"
@@ -32,8 +33,8 @@ export interface Wire {
   readonly session: Effect.Effect<VmmSession, VmmFault>
   /** The agent's channel while it is up. */
   readonly agent: () => Option.Option<AgentSession>
-  /** The agent's channel as soon as it is up: of a guest that still boots, or whose channel is being made anew. */
-  readonly agentUp: Effect.Effect<AgentSession>
+  /** The agent's channel, now or once it is up. Never ends where the guest does not answer. */
+  readonly awaitAgent: Effect.Effect<AgentSession>
   /** Ends when the guest is off or the VMM is dead. */
   readonly guestOff: Effect.Effect<void>
   readonly close: Effect.Effect<void>
@@ -85,7 +86,7 @@ export const connect = Effect.fnUntraced(function* (
   const session = yield* Deferred.make<VmmSession, VmmFault>()
   const off = yield* Deferred.make<void>()
   let channel: Option.Option<AgentSession> = Option.none()
-  let up = Deferred.makeUnsafe<AgentSession>()
+  let arrival = yield* Deferred.make<AgentSession>()
 
   const report = (event: Parameters<typeof exitFrom>[0]) =>
     Effect.gen(function* () {
@@ -125,11 +126,11 @@ export const connect = Effect.fnUntraced(function* (
 
   const watchAgent = Effect.flatMap(Deferred.await(session), ({ agent }) =>
     keepChannel(agent, restored, (it) => {
-      if (Option.isNone(it) && Option.isSome(channel)) up = Deferred.makeUnsafe()
       channel = it
       if (Option.isNone(it)) return
-      Deferred.doneUnsafe(up, Effect.succeed(it.value))
       events.ready(true)
+      Deferred.doneUnsafe(arrival, Effect.succeed(it.value))
+      arrival = Deferred.makeUnsafe()
     })
   ).pipe(Effect.ignore)
 
@@ -140,7 +141,9 @@ export const connect = Effect.fnUntraced(function* (
     ref,
     session: Deferred.await(session),
     agent: () => channel,
-    agentUp: Effect.suspend(() => Deferred.await(up)),
+    awaitAgent: Effect.suspend(() =>
+      Option.match(channel, { onNone: () => Deferred.await(arrival), onSome: Effect.succeed })
+    ),
     guestOff: Deferred.await(off),
     close: Scope.close(scope, Exit.void)
   } satisfies Wire

@@ -1,16 +1,18 @@
 /**
  * Changes to an instance that is there: its name, labels and restart policy in any state; its memory live where the guest
  * runs, for the next start where it is stopped. The guest takes memory in its own time, beside the mailbox, so that a
- * stop never waits for it.
+ * stop never waits for it. The same goes for a volume that grows under a guest that has it mounted.
  */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type { VolumeId } from "../domain/Ids.ts"
 import type { PatchInstance } from "../domain/Instance.ts"
 import { VmmFault, type VmmSession } from "../vmm/Vmm.ts"
 import { type Cell, notRecorded, persist, publish } from "./Cell.ts"
 import { denial } from "./denial.ts"
 import type { Record } from "./Record.ts"
+import { growVolume } from "./perform/volumes.ts"
 import type { Waiter } from "./Waiters.ts"
 
 /** A guest that has not taken the memory by then is left with what it took. */
@@ -101,4 +103,34 @@ export const resized = Effect.fnUntraced(function* (
   const next = { ...record, generation: record.generation + 1, memory_mb: result.requestedMb }
   const saved = yield* save(cell, next)
   yield* Deferred.succeed(result.reply, saved ? { _tag: "Reached" } : { _tag: "Busy", reason: notRecorded })
+})
+
+/** Only a guest that runs can grow the file system that it has mounted, and only where it writes to it. */
+const growthDenial = (record: Record, volume: VolumeId): string | null => {
+  const { state, volumes } = record.lifecycle
+  const held = volumes.find((it) => it.volume_id === volume)
+  if (held?.phase !== "held") return "The volume is being attached or detached; try again when it is."
+  if (held.readonly) return "The guest has the volume read-only, and cannot grow it: detach it first."
+  return state._tag === "Running"
+    ? null
+    : `The volume can be grown while its instance is Running or Stopped; it is ${state._tag}.`
+}
+
+/** Grows a volume beside the mailbox. Answers when the guest has grown its file system. */
+export const grow = Effect.fnUntraced(function* (cell: Cell, volume: VolumeId, bytes: number, reply: Waiter) {
+  const { record, wire } = cell
+  const reason = growthDenial(record, volume)
+  const held = record.lifecycle.volumes.find((it) => it.volume_id === volume)
+  if (reason !== null || held === undefined || wire === null)
+    return yield* Deferred.succeed(reply, yield* denial(record.lifecycle, reason ?? "The VMM is not there."))
+  const body = growVolume(wire.session, wire.awaitAgent, held, bytes).pipe(
+    Effect.matchEffect({
+      onFailure: ({ failure }) => Deferred.succeed(reply, { _tag: "Failed", verb: "resize", failure }),
+      onSuccess: () => Deferred.succeed(reply, { _tag: "Reached" })
+    }),
+    Effect.onInterrupt(() =>
+      Deferred.succeed(reply, { _tag: "Busy", reason: "The service was interrupted; try again." })
+    )
+  )
+  return yield* Effect.forkIn(body, cell.scope)
 })

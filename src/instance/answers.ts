@@ -1,6 +1,6 @@
 /** From an actor's reply to what a client gets: nothing, or the problem that says why not. Pure. */
 import * as Effect from "effect/Effect"
-import type { InstanceId } from "../domain/Ids.ts"
+import type { InstanceId, VolumeId } from "../domain/Ids.ts"
 import type { Transition, Verb } from "../domain/Instance.ts"
 import {
   Busy,
@@ -8,7 +8,9 @@ import {
   InvalidState,
   Unprocessable,
   VerbCancelled,
-  VerbFailed
+  VerbFailed,
+  VolumeBusy,
+  VolumeInUse
 } from "../domain/problems.ts"
 import { checkStep, type Failure } from "./Lifecycle.ts"
 import type { Reply } from "./Reply.ts"
@@ -54,7 +56,7 @@ const isRefusal = (failure: Failure): boolean => failure.step === checkStep
 /** The reply to a verb. */
 export const verbAnswer = (
   id: InstanceId,
-  verb: Verb,
+  verb: Verb | "attach" | "detach",
   reply: Reply
 ): Effect.Effect<
   void,
@@ -86,6 +88,47 @@ export const verbAnswer = (
       return Effect.fail(verbCancelled(id, reply.verb, reply.by))
     case "Gone":
       return verb === "delete" ? Effect.void : Effect.fail(notFound(id))
+    case "Busy":
+      return Effect.fail(new Busy({ detail: reply.reason }))
+  }
+}
+
+/** The reply to an attach or detach. A mount that is in use is the guest's to say, and the client's to end. */
+export const attachmentAnswer = (
+  id: InstanceId,
+  volume: VolumeId,
+  verb: "attach" | "detach",
+  reply: Reply
+): Effect.Effect<void, InstanceNotFound | InvalidState | VolumeBusy | VerbFailed | VerbCancelled | Busy> =>
+  reply._tag === "Failed" && reply.failure.holders !== undefined
+    ? Effect.fail(
+        new VolumeBusy({
+          detail: reply.failure.reason,
+          volume_id: volume,
+          instance_id: id,
+          holders: reply.failure.holders
+        })
+      )
+    : // Whether it can be at all was seen before it was asked: from here on this problem would be a defect.
+      Effect.catchTag(verbAnswer(id, verb, reply), "Unprocessable", Effect.die)
+
+/** The reply to the growth of a volume that a guest has mounted. */
+export const growthAnswer = (
+  id: InstanceId,
+  volume: VolumeId,
+  reply: Reply
+): Effect.Effect<void, VolumeInUse | VerbFailed | Busy> => {
+  switch (reply._tag) {
+    case "Reached":
+      return Effect.void
+    case "Failed":
+      return Effect.fail(verbFailed(id, "resize", reply.failure))
+    case "Denied":
+    case "Impossible":
+      return Effect.fail(new VolumeInUse({ detail: reply.reason, volume_id: volume, instances: [id] }))
+    case "Cancelled":
+    case "Gone":
+      return Effect.fail(new Busy({ detail: `The instance '${id}' went off meanwhile; try again.` }))
     case "Busy":
       return Effect.fail(new Busy({ detail: reply.reason }))
   }

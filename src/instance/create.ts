@@ -5,17 +5,10 @@
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Random from "effect/Random"
-import type * as Semaphore from "effect/Semaphore"
 import { InstanceId, timestamp } from "../domain/Ids.ts"
 import type { BootImage } from "../domain/Image.ts"
 import type { CreateInstance, InstanceSpec } from "../domain/Instance.ts"
-import {
-  HostUnfit,
-  InstanceExists,
-  InsufficientMemory,
-  Unprocessable,
-  VolumeNotFound
-} from "../domain/problems.ts"
+import { HostUnfit, InstanceExists, InsufficientMemory, Unprocessable } from "../domain/problems.ts"
 import type { FileFault } from "../host/Fault.ts"
 import { step, VerbInProgress } from "../host/Boundary.ts"
 import { HostMemory } from "../host/Memory.ts"
@@ -26,6 +19,7 @@ import { Fitness } from "../vmm/Fitness.ts"
 import { Vmm } from "../vmm/Vmm.ts"
 import { availableMb } from "./admission.ts"
 import { createAnswer } from "./answers.ts"
+import { checkGrowing, checkVolumes, type Names } from "./attachments.ts"
 import { begin, type Record } from "./Record.ts"
 import { Store } from "./Store.ts"
 import { Supervisor } from "./Supervisor.ts"
@@ -56,7 +50,6 @@ const specOf = (
   vcpus: request.vcpus,
   env: request.env,
   overlay_mb: request.overlay_mb,
-  volumes: request.volumes,
   network: { enabled: request.network.enabled },
   command: request.command ?? null,
   entrypoint: request.entrypoint ?? null,
@@ -100,12 +93,7 @@ const check = Effect.fnUntraced(function* (request: CreateInstance, image: BootI
     return yield* new Unprocessable({
       detail: `The image '${image.id}' has no entrypoint and no command: give one in 'command' or 'entrypoint'.`
     })
-  const [volume] = request.volumes
-  if (volume !== undefined)
-    return yield* new VolumeNotFound({
-      detail: `There is no volume '${volume.volume_id}' on this host.`,
-      volume_id: volume.volume_id
-    })
+  yield* checkVolumes(request.volumes)
 })
 
 /** Refuses a guest that the host has no room for; `except` is the one that asks and holds nothing yet. */
@@ -136,7 +124,7 @@ const record = Effect.fnUntraced(function* (made: Record) {
 })
 
 const found = Effect.fnUntraced(
-  function* (request: CreateInstance) {
+  function* (request: CreateInstance, names: Names) {
     const { registry, start } = yield* Supervisor
     const images = yield* Images
     const network = yield* Network
@@ -146,11 +134,12 @@ const found = Effect.fnUntraced(
       return yield* new InstanceExists({ detail: `There is an instance '${id}' already.`, instance_id: id })
     const image = yield* images.resolve(request.image)
     yield* check(request, image)
+    yield* checkGrowing(names, request.volumes)
     yield* admit(request.memory_mb)
     const spec = specOf(request, id, image, vmm.kind)
     const lease = spec.network.enabled ? yield* network.lease(id) : null
     const now = timestamp(yield* Clock.currentTimeMillis)
-    const made = begin(spec, lease, request.start, vmm.version, now)
+    const made = begin(spec, lease, request.volumes, request.start, vmm.version, now)
     yield* record(made)
     if (lease !== null)
       yield* logEvent("network.lease", `${id}: ${lease.ip}`, {
@@ -165,11 +154,8 @@ const found = Effect.fnUntraced(
 )
 
 /** Creates an instance and waits until it is up. `names` is the lock that everything takes that gives or takes a name. */
-export const create = Effect.fn("Instances.create")(function* (
-  request: CreateInstance,
-  names: Semaphore.Semaphore
-) {
-  const { id, actor } = yield* names.withPermit(found(request))
+export const create = Effect.fn("Instances.create")(function* (request: CreateInstance, names: Names) {
+  const { id, actor } = yield* names.withPermit(found(request, names))
   yield* createAnswer(id, yield* actor.created)
   return actor.view()
 })

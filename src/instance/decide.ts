@@ -6,7 +6,6 @@
 import type { Timestamp } from "../domain/Ids.ts"
 import type { Verb } from "../domain/Instance.ts"
 import type { Command, Decision, Input, Lifecycle } from "./Lifecycle.ts"
-import { verbOf } from "./Lifecycle.ts"
 import { onCommand } from "./decide/command.ts"
 import { onDone, onFailed, onGuestEnded, onSpawned } from "./decide/event.ts"
 import { onObserved } from "./decide/observe.ts"
@@ -29,19 +28,19 @@ export const decide = (lifecycle: Lifecycle, input: Input): Decision => {
   }
 }
 
-const commands = (at: Timestamp): ReadonlyArray<Command> => [
-  { _tag: "Start" },
-  { _tag: "Pause" },
-  { _tag: "Resume" },
-  { _tag: "Shutdown", at },
-  { _tag: "Stop", discardSnapshot: false, at },
-  { _tag: "Standby" },
-  { _tag: "Restore", resume: true },
-  { _tag: "Delete" }
+const commands = (at: Timestamp): ReadonlyArray<readonly [Verb, Command]> => [
+  ["start", { _tag: "Start" }],
+  ["pause", { _tag: "Pause" }],
+  ["resume", { _tag: "Resume" }],
+  ["shutdown", { _tag: "Shutdown", at }],
+  ["stop", { _tag: "Stop", discardSnapshot: false, at }],
+  ["standby", { _tag: "Standby" }],
+  ["restore", { _tag: "Restore", resume: true }],
+  ["delete", { _tag: "Delete" }]
 ]
 
 /** The verbs that would not be denied now. `at` only fills in the inputs; it decides nothing. */
 export const allowed = (lifecycle: Lifecycle, at: Timestamp): ReadonlyArray<Verb> =>
   commands(at)
-    .filter((command) => decide(lifecycle, command)._tag !== "Denied")
-    .map(verbOf)
+    .filter(([, command]) => decide(lifecycle, command)._tag !== "Denied")
+    .map(([verb]) => verb)

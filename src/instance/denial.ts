@@ -8,7 +8,9 @@ import type { Lifecycle } from "./Lifecycle.ts"
 import { outwardState } from "./project.ts"
 import type { Reply } from "./Reply.ts"
 
-export const denial = (lifecycle: Lifecycle, reason: string): Effect.Effect<Reply> =>
+type Denied = Extract<Reply, { readonly _tag: "Denied" }>
+
+export const denial = (lifecycle: Lifecycle, reason: string): Effect.Effect<Denied> =>
   Effect.map(Clock.currentTimeMillis, (now) => ({
     _tag: "Denied",
     reason,

@@ -8,6 +8,7 @@ import { load, revive } from "./perform/restore.ts"
 import { snapshot, unfreeze } from "./perform/snapshot.ts"
 import { awaken, inStep, pauseGuest, resumeGuest, session, type Subject } from "./perform/subject.ts"
 import { end, powerOff, quiet } from "./perform/teardown.ts"
+import { attachVolume, detachVolume } from "./perform/volumes.ts"
 
 /** The result of a piece of work: the VMM that it started, or null where it started none. */
 export const perform = Effect.fnUntraced(function* (work: Work, subject: Subject) {
@@ -44,6 +45,10 @@ export const perform = Effect.fnUntraced(function* (work: Work, subject: Subject
       return yield* Effect.as(unfreeze(subject, work.snapshot), none)
     case "Revive":
       return yield* Effect.as(revive(subject, work.resume), none)
+    case "Attach":
+      return yield* Effect.as(attachVolume(subject, work.volume, work.rest), none)
+    case "Detach":
+      return yield* Effect.as(detachVolume(subject, work.volume, work.rest, work.force), none)
     case "End":
       return yield* Effect.sleep(work.delayMs).pipe(
         Effect.andThen(end(subject, work.destination)),

@@ -4,6 +4,7 @@
  */
 import type { Instance, InstanceState } from "../domain/Instance.ts"
 import type { Subnet } from "../domain/Network.ts"
+import type { AttachmentStatus, HeldVolume } from "../domain/Volume.ts"
 import type { State } from "./Lifecycle.ts"
 import { vmmOf } from "./Lifecycle.ts"
 import type { Record } from "./Record.ts"
@@ -31,6 +32,9 @@ export const outwardState = (state: State): InstanceState => {
     case "Resuming":
     case "Reviving":
       return "Paused"
+    case "Attaching":
+    case "Detaching":
+      return state.rest
     case "Snapshotting":
     case "Unfreezing":
       return state.snapshot.paused ? "Paused" : "Running"
@@ -55,6 +59,21 @@ const hasSnapshot = (state: State): boolean =>
   (state._tag === "Ending" &&
     (state.destination._tag === "Standby" || state.destination._tag === "BackToStandby"))
 
+const statusOf = (volume: HeldVolume, state: InstanceState): AttachmentStatus => {
+  switch (volume.phase) {
+    case "attaching":
+    case "queued":
+      return "attaching"
+    case "detaching":
+    case "leaving":
+    case "stuck":
+      return "detaching"
+    case "held":
+      if (state === "Standby") return "frozen"
+      return state === "Running" || state === "Paused" ? "mounted" : "next-boot"
+  }
+}
+
 /** What is known of a live VM beyond its record; gone with the service. */
 export interface Vitals {
   readonly ready: boolean
@@ -73,14 +92,19 @@ export const project = (record: Record, vitals: Vitals, subnet: Subnet): Instanc
     state: outwardState(state),
     transition: transitionOf(state),
     generation: record.generation,
-    ready: vmm !== null && state._tag !== "Shutdown" && vitals.ready,
+    ready: vmm !== null && outwardState(state) !== "Shutdown" && vitals.ready,
     memory_mb: record.memory_mb,
     memory_max_mb: spec.memory_max_mb,
     memory_actual_mb: vmm === null ? null : (vitals.memoryMb ?? record.memory_mb),
     vcpus: spec.vcpus,
     env: spec.env,
     overlay_mb: spec.overlay_mb,
-    volumes: spec.volumes,
+    volumes: lifecycle.volumes.map((volume) => ({
+      volume_id: volume.volume_id,
+      mount_path: volume.mount_path,
+      readonly: volume.readonly,
+      status: statusOf(volume, outwardState(state))
+    })),
     network: {
       enabled: spec.network.enabled,
       ip: lease?.ip ?? null,

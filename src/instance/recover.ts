@@ -11,11 +11,13 @@
 import * as path from "node:path"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { InstanceId } from "../domain/Ids.ts"
 import type { Lease } from "../domain/Network.ts"
 import { isSameProcess } from "../domain/Process.ts"
+import { volumeSerial, volumeSerialPrefix } from "../domain/Volume.ts"
 import type { GuestReport } from "../guest/GuestConfig.ts"
 import { readReport } from "../guest/configDisk.ts"
 import { Files } from "../host/Files.ts"
@@ -23,7 +25,7 @@ import { type InstancePaths, Paths } from "../host/Paths.ts"
 import { Network } from "../network/Network.ts"
 import { countLeftovers } from "../telemetry/counters.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
-import { Vmm, VmmProcesses, type VmmRef, type VmmStatus } from "../vmm/Vmm.ts"
+import { Vmm, VmmProcesses, type VmmRef, type VmmSession, type VmmStatus } from "../vmm/Vmm.ts"
 import type { Probe, State } from "./Lifecycle.ts"
 import { snapshotOf, vmmOf } from "./Lifecycle.ts"
 import { dropSnapshots, manifestName, readManifest, snapshotDirectory } from "./perform/snapshot.ts"
@@ -51,11 +53,32 @@ const statusNames: { readonly [Tag in VmmStatus["_tag"]]: Probe["status"] } = {
   Broken: "paused"
 }
 
-const askStatus = (ref: VmmRef) =>
+/** A volume's disk that the record knows nothing of: whoever brought it, it must not keep its file open. */
+const dropStrayDisks = Effect.fnUntraced(function* (record: Record, session: VmmSession) {
+  const own = new Set(record.lifecycle.volumes.map((it) => volumeSerial(it.volume_id)))
+  const strays = (yield* session.disks).filter(
+    (serial) => serial.startsWith(volumeSerialPrefix) && !own.has(serial)
+  )
+  for (const serial of strays) {
+    const removed = yield* Effect.exit(session.removeDisk(serial))
+    const { id } = record.spec
+    const message = `${id}: a disk that it does not hold ${Exit.isSuccess(removed) ? "is removed" : "stays"}`
+    yield* logEvent(
+      "host.reconciled",
+      message,
+      { instance_id: id, serial },
+      Exit.isSuccess(removed) ? "Info" : "Error"
+    )
+  }
+})
+
+const askStatus = (ref: VmmRef, record: Record) =>
   Effect.gen(function* () {
     const vmm = yield* Vmm
     const session = yield* vmm.attach(ref)
-    return yield* session.status
+    const status = yield* session.status
+    yield* Effect.ignore(dropStrayDisks(record, session))
+    return status
   }).pipe(
     Effect.scoped,
     Effect.timeoutOption(statusTimeoutMs),
@@ -88,7 +111,7 @@ export const probe = Effect.fnUntraced(function* (record: Record) {
   const recorded = vmmOf(state)
   const alive = recorded !== null && (yield* processes.isAlive(recorded))
   const status: Option.Option<VmmStatus> = alive
-    ? yield* askStatus({ id: record.spec.id, process: recorded, runDirectory: paths.run })
+    ? yield* askStatus({ id: record.spec.id, process: recorded, runDirectory: paths.run }, record)
     : Option.none()
   const report = yield* readReport(paths.config).pipe(Effect.orElseSucceed(() => Option.none<GuestReport>()))
   const snapshotComplete = yield* isComplete(paths, state)

@@ -11,6 +11,7 @@ import type { State } from "./Lifecycle.ts"
 import { vmmOf } from "./Lifecycle.ts"
 import { transitionOf } from "./decide/step.ts"
 import type { Record } from "./Record.ts"
+import { tellVolumes } from "./tellVolumes.ts"
 
 /** Why the VMM that an Ending proved dead had to end. */
 const vmmExitReason = (left: State, after: Record): VmmExitReason => {
@@ -32,13 +33,6 @@ const tellVmm = Effect.fnUntraced(function* (before: Record, after: Record, wire
   if (now !== null && (left._tag === "Launching" || left._tag === "Loading")) {
     const vmm = { vmm: spec.vmm, version: after.vmm_version, pid: now.pid }
     yield* logEvent("vmm.spawned", `${spec.id}: ${spec.vmm} ${now.pid}`, { ...fields, ...vmm })
-    for (const { volume_id, mount_path, readonly } of spec.volumes)
-      yield* logEvent("volume.attached", `${spec.id}: ${volume_id} at ${mount_path}`, {
-        ...fields,
-        volume_id,
-        mount_path,
-        readonly
-      })
   }
   if (left._tag !== "Ending" || after.lifecycle.state._tag === "Ending" || wiredPid === null) return
   const reason = vmmExitReason(left, after)
@@ -87,6 +81,7 @@ export const tell = Effect.fnUntraced(function* (
   const journal = yield* Journal
   const { spec, generation, exit, lifecycle } = after
   const [from, to] = [before.lifecycle.state._tag, lifecycle.state._tag]
+  yield* tellVolumes(before, after, at)
   if (from === to) return
   const verb = transitionOf(lifecycle.state)
   const fields = { instance_id: spec.id, generation, from, to, ...(verb === null ? {} : { verb }) }

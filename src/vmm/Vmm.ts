@@ -117,8 +117,12 @@ export interface VmmSession {
   /** Memory of the guest now, in MiB. */
   readonly memoryMb: Effect.Effect<number, VmmFault>
   readonly addDisk: (disk: Disk) => Effect.Effect<void, VmmFault>
-  /** Ends when the guest has let go of the disk and the file is closed. */
+  /** Ends when the guest has let go of the disk, or is off, and the file is closed. A paused guest lets nothing go. */
   readonly removeDisk: (serial: string) => Effect.Effect<void, VmmFault>
+  /** Tells the guest of a disk's new size, in bytes; the file is at least that long before. A disk only grows. */
+  readonly resizeDisk: (serial: string, bytes: number) => Effect.Effect<void, VmmFault>
+  /** Serials of the removable disks that are there now. */
+  readonly disks: Effect.Effect<ReadonlyArray<string>, VmmFault>
   /** Events since the attach, in order. Ends with the connection. */
   readonly events: Stream.Stream<VmmEvent>
   readonly agent: AgentEndpoint

@@ -36,7 +36,7 @@ it.live("agent: a guest that does what it is asked", () =>
     assert.deepStrictEqual(yield* session.memory, { totalKib: 1_000, availableKib: 600 })
     const said = yield* Queue.takeAll((yield* Queue.take(server.peers)).heard)
     const [hello, ping, sync, shutdown, awaken] = said
-    assert.deepStrictEqual([hello?.["type"], hello?.["version"]], ["hello", 1])
+    assert.deepStrictEqual([hello?.["type"], hello?.["version"]], ["hello", 2])
     assert.deepStrictEqual([ping?.["type"], sync?.["type"]], ["ping", "sync"])
     assert.deepStrictEqual(shutdown, { id: 3, type: "shutdown", grace_ms: 5_000 })
     assert.match(String(awaken?.["entropy"]), /^[0-9a-f]{128}$/)
@@ -82,7 +82,7 @@ it.live("agent: what an earlier session left is ignored", () =>
     const server = yield* peerServer((peer, message) => {
       if (message["type"] !== "hello") return obliging()(peer, message)
       peer.socket.write(control({ type: "done", id: 1 }).subarray(3))
-      peer.socket.write(control({ type: "hello", version: 1, nonce: "other", ready: true }))
+      peer.socket.write(control({ type: "hello", version: 2, nonce: "other", ready: true }))
       peer.socket.write(Buffer.concat([control({ type: "ready" }).subarray(0, 8), Buffer.alloc(1)]))
       obliging(false)(peer, message)
     })
@@ -232,7 +232,7 @@ it.live("agent: vsock, through its multiplexer", () =>
 
 it.live("agent: vsock, the guest's bytes right behind the multiplexer's answer", () =>
   Effect.gen(function* () {
-    const stray = control({ type: "hello", version: 1, nonce: "other", ready: true })
+    const stray = control({ type: "hello", version: 2, nonce: "other", ready: true })
     const server = yield* multiplexer(Buffer.concat([Buffer.from("OK 5\n"), stray]))
     const session = yield* connectAgent(vsock(server.path))
     yield* session.ping

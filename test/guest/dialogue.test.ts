@@ -1,6 +1,6 @@
 import { assert, it } from "@effect/vitest"
 import * as Arbitrary from "effect/Arbitrary"
-import * as Option from "effect/Option"
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import {
   type Dialogue,
@@ -15,7 +15,7 @@ import { controlKind, encodeFrame, makeFrameDecoder } from "../../src/guest/fram
 const say = (message: unknown, kind = controlKind, stream = 0): Buffer =>
   encodeFrame({ kind, stream, payload: Buffer.from(JSON.stringify(message)) })
 const hello = (fields: object = {}) =>
-  say({ type: "hello", version: 1, nonce: "mine", ready: false, ...fields })
+  say({ type: "hello", version: 2, nonce: "mine", ready: false, ...fields })
 
 const tags = (dialogue: Dialogue, bytes: Buffer) => dialogue.hear(bytes).map((it) => it._tag)
 const established = (): Dialogue => {
@@ -23,7 +23,7 @@ const established = (): Dialogue => {
   assert.deepStrictEqual(tags(dialogue, hello()), ["Established"])
   return dialogue
 }
-const idOf = (dialogue: Dialogue): number => Option.getOrThrow(dialogue.ask({ type: "ping" })).id
+const idOf = (dialogue: Dialogue): number => Result.getOrThrow(dialogue.ask({ type: "ping" })).id
 
 it("dialogue: a guest that is ready says so in its hello, or later, and once counts", () => {
   assert.deepStrictEqual(tags(makeDialogue("mine"), hello({ ready: true })), ["Established", "Ready"])
@@ -54,7 +54,7 @@ it("dialogue: answers belong to requests, once", () => {
   const [first, second] = [idOf(dialogue), idOf(dialogue)]
   assert.notStrictEqual(first, second)
   const heard = dialogue.hear(say({ type: "refused", id: second, reason: "no" }))
-  assert.deepStrictEqual(heard, [{ _tag: "Refused", id: second, reason: "no" }])
+  assert.deepStrictEqual(heard, [{ _tag: "Refused", id: second, reason: "no", holders: [] }])
   assert.deepStrictEqual(tags(dialogue, say({ type: "done", id: first })), ["Done"])
   assert.deepStrictEqual(tags(dialogue, say({ type: "done", id: first })), ["Violation"])
 })
@@ -78,9 +78,25 @@ it.each(lies)("dialogue: %s ends it, and nothing is heard after it", (_, lie) =>
   assert.deepStrictEqual(tags(dialogue, hello({ ready: true })), [])
 })
 
-it("dialogue: another version ends it with a sentence", () => {
-  const heard = makeDialogue("mine").hear(hello({ version: 2 }))
-  assert.deepStrictEqual(heard, [{ _tag: "Violation", reason: "it speaks version 2, not 1" }])
+it.each([0, 3])("dialogue: version %i ends it with a sentence", (version) => {
+  const heard = makeDialogue("mine").hear(hello({ version }))
+  assert.deepStrictEqual(heard, [{ _tag: "Violation", reason: `it speaks version ${version}, not 2` }])
+})
+
+it("dialogue: a guest of an older version is greeted in it, and asked for nothing that it does not know", () => {
+  const dialogue = makeDialogue("mine")
+  assert.include(dialogue.hello().toString("latin1"), '"version":2')
+  assert.deepStrictEqual(tags(dialogue, hello({ version: 1, ready: true })), ["Older"])
+  assert.include(dialogue.hello().toString("latin1"), '"version":1')
+  assert.deepStrictEqual(tags(dialogue, hello({ version: 1, ready: true })), ["Established", "Ready"])
+  assert.deepStrictEqual(dialogue.open({ type: "exec", command: ["x"] }), Result.fail("too old"))
+  assert.deepStrictEqual(tags(dialogue, say({ type: "done", id: idOf(dialogue) })), ["Done"])
+})
+
+it("dialogue: a guest that changes its version again and again is ended", () => {
+  const dialogue = makeDialogue("mine")
+  assert.deepStrictEqual(tags(dialogue, hello({ version: 1 })), ["Older"])
+  assert.deepStrictEqual(tags(dialogue, hello({ version: 2 })), ["Violation"])
 })
 
 it("dialogue: a flood without a hello ends within the bound", () => {
@@ -111,15 +127,15 @@ it("dialogue: the same news again and again end it", () => {
 it("dialogue: a guest that never answers is not asked for ever", () => {
   const dialogue = established()
   const ids = Array.from({ length: owedMax }, () => idOf(dialogue))
-  assert.isTrue(Option.isNone(dialogue.ask({ type: "ping" })))
+  assert.isTrue(Result.isFailure(dialogue.ask({ type: "ping" })))
   assert.deepStrictEqual(tags(dialogue, say({ type: "done", id: ids[0] })), ["Done"])
-  assert.isTrue(Option.isSome(dialogue.ask({ type: "ping" })))
+  assert.isTrue(Result.isSuccess(dialogue.ask({ type: "ping" })))
 })
 
 it("dialogue: the hello ends what the guest may hold half of", () => {
   const guest = makeFrameDecoder()
   guest.push(say({ type: "ping", id: 1 }).subarray(0, 12))
-  const pieces = guest.push(makeDialogue("mine").hello)
+  const pieces = guest.push(makeDialogue("mine").hello())
   assert.strictEqual(pieces.filter((it) => it._tag === "Frame").length, 1)
 })
 

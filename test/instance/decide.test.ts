@@ -6,11 +6,21 @@ import { allowed, decide } from "../../src/instance/decide.ts"
 import { rests, transitionOf } from "../../src/instance/decide/step.ts"
 import { deadlineMs, type Lifecycle, work } from "../../src/instance/Lifecycle.ts"
 import { outwardState } from "../../src/instance/project.ts"
-import { at, commands, events, explore, label, otherVmm, printTable, vmm } from "./exploration.ts"
+import {
+  allCommands,
+  at,
+  commands,
+  events,
+  explore,
+  label,
+  otherVmm,
+  printTable,
+  vmm
+} from "./exploration.ts"
 
 const policies = ["never", "on-failure", "always"] as const
 const tablePath = (policy: string) => fileURLToPath(new URL(`./edges.${policy}.table.txt`, import.meta.url))
-const inputs = (lifecycle: Lifecycle) => [...commands, ...events(lifecycle)]
+const inputs = (lifecycle: Lifecycle) => [...allCommands, ...events(lifecycle)]
 
 describe.each(policies)("the rules under restart policy %s", (policy) => {
   const { states, edges } = explore(policy)
@@ -99,7 +109,7 @@ describe.each(policies)("the rules under restart policy %s", (policy) => {
 
   it("answer everybody who waits: a verb that is accepted or joined is settled before the instance rests", () => {
     each((lifecycle, name) => {
-      for (const [input, command] of commands) {
+      for (const [input, command] of allCommands) {
         const first = decide(lifecycle, command)
         if (first._tag !== "Accepted" && first._tag !== "Joined") continue
         const verb = first._tag === "Joined" ? first.until : (input.split(/[+,]/)[0] ?? input)
@@ -120,7 +130,7 @@ describe.each(policies)("the rules under restart policy %s", (policy) => {
 
   it("answer everybody who waits also where another verb takes over", () => {
     each((lifecycle, name) => {
-      for (const [input, command] of commands) {
+      for (const [input, command] of allCommands) {
         const first = decide(lifecycle, command)
         if (first._tag !== "Accepted" && first._tag !== "Joined") continue
         const verb = first._tag === "Joined" ? first.until : (input.split(/[+,]/)[0] ?? input)
@@ -128,7 +138,7 @@ describe.each(policies)("the rules under restart policy %s", (policy) => {
         if (first._tag === "Accepted" && first.settle.some((it) => it.verb === verb)) continue
         if (rests(waiting)) continue
         // A probe follows a restart, and nobody waits across one.
-        const takeovers = [...commands, ...events(waiting)].filter(([it]) => !it.startsWith("found"))
+        const takeovers = [...allCommands, ...events(waiting)].filter(([it]) => !it.startsWith("found"))
         for (const [takeover, second] of takeovers) {
           let decision = decide(waiting, second)
           const told: Array<string> = []

@@ -2,7 +2,7 @@
  * Walks every state that the rules can reach, feeding every input that makes sense there, and collects the edges. States
  * are told apart by their label, which keeps what the rules look at and drops what they only carry (pids, times).
  */
-import { timestamp } from "../../src/domain/Ids.ts"
+import { timestamp, VolumeId } from "../../src/domain/Ids.ts"
 import type { InstanceExit } from "../../src/domain/Instance.ts"
 import { decide } from "../../src/instance/decide.ts"
 import type { Decision, Input, Lifecycle, Probe, State } from "../../src/instance/Lifecycle.ts"
@@ -26,6 +26,10 @@ export const label = (state: State): string => {
       return `Launching(${state.verb}${state.boot ? "" : ",no boot"})`
     case "Booting":
       return `Booting(${state.verb})`
+    case "Attaching":
+      return `Attaching(${state.rest})`
+    case "Detaching":
+      return `Detaching(${state.rest}${state.force ? ",force" : ""}${state.undoes === null ? "" : ",undoes attach"})`
     case "Loading":
       return `Loading(${state.snapshot.paused ? "paused" : "running"}${state.resume ? ",resume" : ""})`
     case "Reviving":
@@ -66,6 +70,17 @@ export const commands: ReadonlyArray<readonly [string, Input]> = [
   ["delete", { _tag: "Delete" }]
 ]
 
+/** The volume that the instance has from its creation on, and one that nobody has. */
+export const heldVolume = VolumeId.make("held")
+const freeVolume = { volume_id: VolumeId.make("free"), mount_path: "/free", readonly: false }
+
+export const volumeCommands: ReadonlyArray<readonly [string, Input]> = [
+  ["attach", { _tag: "Attach", volume: freeVolume }],
+  ["detach", { _tag: "Detach", volume: heldVolume, force: false }],
+  ["detach,force", { _tag: "Detach", volume: heldVolume, force: true }]
+]
+export const allCommands: ReadonlyArray<readonly [string, Input]> = [...commands, ...volumeCommands]
+
 const probes: ReadonlyArray<readonly [string, Probe]> = (
   [
     ["gone", null, "none", false],
@@ -94,7 +109,7 @@ export const events = (lifecycle: Lifecycle): ReadonlyArray<readonly [string, In
             ? ["spawned", { _tag: "Spawned", epoch, vmm }]
             : ["done", { _tag: "Done", epoch }],
           ["failed", { _tag: "Failed", epoch, failure, untouched: false, exit: exit("boot-failed") }],
-          ...(task._tag === "Load"
+          ...(task._tag === "Load" || task._tag === "Attach" || task._tag === "Detach"
             ? ([
                 [
                   "failed,untouched",
@@ -120,6 +135,7 @@ export const initial = (policy: Lifecycle["policy"], boot: boolean): Lifecycle =
   policy,
   attempt: 0,
   snapshots: 0,
+  volumes: [{ volume_id: heldVolume, mount_path: "/held", readonly: false, phase: "held" }],
   state: { _tag: "Launching", verb: "create", boot }
 })
 
@@ -164,7 +180,7 @@ export const explore = (policy: Lifecycle["policy"]) => {
   visit(initial(policy, true))
   visit(initial(policy, false))
   for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
-    for (const [input, value] of [...commands, ...events(next)]) {
+    for (const [input, value] of [...allCommands, ...events(next)]) {
       const decision = decide(next, value)
       edges.push({ from: label(next.state), input, answer: answer(decision), settled: settled(decision) })
       if (decision._tag === "Accepted") visit(decision.next)

@@ -18,6 +18,8 @@ export interface FakeVmm {
   meddled: boolean
   /** The snapshot that its guest was loaded from. */
   readonly from: number | null
+  /** Volumes whose disks it has open. */
+  readonly disks: Set<string>
 }
 
 export interface FakeSnapshot {
@@ -60,7 +62,14 @@ export const spawn = (host: FakeHost, guest: Guest, from: number | null, asked: 
     throw new StepFailed("its sockets are in use by another VMM")
   }
   const pid = host.nextPid++
-  const vmm: FakeVmm = { identity: identity(pid), guest, silent: false, meddled: false, from }
+  const vmm: FakeVmm = {
+    identity: identity(pid),
+    guest,
+    silent: false,
+    meddled: false,
+    from,
+    disks: new Set()
+  }
   host.vmms.set(pid, vmm)
   return vmm
 }
@@ -214,6 +223,15 @@ export const stepsOf = (state: State, work: Work, disturbed: boolean): ReadonlyA
             ]
           : []),
         change((host) => drop(host, null))
+      ]
+    case "Attach":
+      return [on(state, (vmm) => void vmm.disks.add(work.volume))]
+    case "Detach":
+      return [
+        on(state, (vmm) => {
+          if (vmm.guest === "paused") throw new StepFailed("the guest does not let go")
+          vmm.disks.delete(work.volume)
+        })
       ]
     case "End":
       return endSteps(work)

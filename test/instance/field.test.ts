@@ -132,7 +132,8 @@ describe("a snapshot", () => {
     kernel_sha256: "3".repeat(64),
     initrd_sha256: "4".repeat(64),
     lease,
-    disks: [{ serial: "overlay", bytes: 1, modified_ns: "5" }]
+    disks: [{ serial: "overlay", bytes: 1, modified_ns: "5" }],
+    volumes: []
   }
   const manifest: SnapshotManifest = {
     version: 1,

@@ -28,6 +28,9 @@ const problems = ({ host, lifecycle, disturbed }: Walk): ReadonlyArray<string> =
   want(host.vmms.size <= 1, "two VMMs live")
   want(host.record === (state._tag !== "Gone") || state._tag === "Ending", "the record went too early")
   if (vmm !== null) want(host.tap, "a VMM without its TAP")
+  const volumes = new Set<string>(lifecycle.volumes.map((it) => it.volume_id))
+  for (const it of host.vmms.get(vmm?.pid ?? 0)?.disks ?? [])
+    want(volumes.has(it), `a disk of ${it}, which the instance does not hold`)
   if (vmm !== null || state._tag === "Launching" || state._tag === "Loading") want(host.lease, "no lease")
   if (work(lifecycle) !== null || disturbed) return found
   if (vmm === null) {

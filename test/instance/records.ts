@@ -21,7 +21,6 @@ export const recordOf = (
       vcpus: 1,
       env: { NAME: "v\u00e4lue\n\u0001" },
       overlay_mb: 64,
-      volumes: [],
       network: { enabled: true },
       command: ["a", ""],
       entrypoint: null,
@@ -33,6 +32,7 @@ export const recordOf = (
       vmm: "simulated"
     },
     lease,
+    [],
     true,
     "1",
     timestamp(0)

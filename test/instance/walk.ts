@@ -9,7 +9,7 @@ import type { Decision, Input, Lifecycle, Probe } from "../../src/instance/Lifec
 import { snapshotOf, vmmOf, work } from "../../src/instance/Lifecycle.ts"
 import { mustBeDurable } from "../../src/instance/Record.ts"
 import type { Random } from "../simulation/random.ts"
-import { at, commands, initial, label } from "./exploration.ts"
+import { allCommands, at, initial, label } from "./exploration.ts"
 import {
   type FakeHost,
   type FakeVmm,
@@ -106,7 +106,10 @@ const fail = (walk: Walk, untouched: boolean): void => {
   if (task === null) return
   // A driver ends the process of a spawn that fails.
   if (walk.spawned !== null) walk.host.vmms.delete(walk.spawned.identity.pid)
-  const nothing = untouched && task._tag === "Load"
+  const partial = task._tag === "Load" || task._tag === "Attach" || task._tag === "Detach"
+  // An earlier try may have brought the device.
+  const there = task._tag === "Attach" && own(walk)?.disks.has(task.volume) === true
+  const nothing = untouched && partial && !there
   feed(walk, nothing ? "failed,untouched" : "failed", {
     _tag: "Failed",
     epoch: walk.lifecycle.epoch,
@@ -227,8 +230,8 @@ export const restart = (walk: Walk, how: "actor" | "service", wish: Found | null
 
 const command = (walk: Walk, durable: boolean): void => {
   // What is denied changes nothing: it comes less often than its share, or few walks would get anywhere.
-  const open = commands.filter(([, input]) => decide(walk.lifecycle, input)._tag === "Accepted")
-  const [one, ...more] = walk.random.next() < 0.8 && open.length > 0 ? open : commands
+  const open = allCommands.filter(([, input]) => decide(walk.lifecycle, input)._tag === "Accepted")
+  const [one, ...more] = walk.random.next() < 0.8 && open.length > 0 ? open : allCommands
   if (one === undefined) return
   const [name, input] = walk.random.pick([one, ...more])
   // A delete ends the walk, and a stop most of what is going on: both come less often than their share.
@@ -252,7 +255,7 @@ export const stroll = (walk: Walk): void => {
 
 /** Makes this very input come, where the host can bring it about. */
 export const seek = (walk: Walk, input: string): void => {
-  const asked = commands.find(([name]) => name === input)
+  const asked = allCommands.find(([name]) => name === input)
   if (asked !== undefined) return void feed(walk, input, asked[1])
   const foundAs = found.find((it) => input.startsWith(`found ${it}`))
   if (foundAs !== undefined) {

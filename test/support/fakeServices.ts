@@ -36,6 +36,9 @@ import {
   type LogRequest,
   type VerbProblem
 } from "../../src/instance/Instances.ts"
+import type { VolumeRecord } from "../../src/volume/VolumeRecord.ts"
+import { Volumes } from "../../src/volume/Volumes.ts"
+import { fakeAttachments, fakeVolumes } from "./fakeVolumes.ts"
 
 export const epoch = timestamp(Date.UTC(2026, 0, 31, 12))
 export const someDigest = Digest.make(`sha256:${"ab".repeat(32)}`)
@@ -153,24 +156,35 @@ export interface FakeFailures {
 export interface FakeWorld {
   readonly instances: Map<string, Instance>
   readonly images: Map<string, Image>
+  readonly volumes: Map<string, VolumeRecord>
   readonly calls: Array<readonly [string, ...ReadonlyArray<unknown>]>
   /** What every call of a name ends with, instead of its answer. */
   readonly failures: FakeFailures
   logs: (id: InstanceId, request: LogRequest) => Stream.Stream<LogLine>
   events: (after: Option.Option<number>) => Stream.Stream<InstanceEvent>
+  /** Processes and files of the guest; nothing runs and nothing is there unless the test says so. */
+  exec: Instances["Service"]["exec"]
+  readFiles: Instances["Service"]["readFiles"]
+  writeFiles: Instances["Service"]["writeFiles"]
   /** Hands out one text for the whole list, as the service does between two changes. */
   cacheList: boolean
   /** Bytes of the last imported archive, counted as they came. */
   imported: { bytes: number; chunks: number }
 }
 
+const noGuest = (id: InstanceId) => Effect.fail(notFound(id))
+
 export const fakeWorld = (): FakeWorld => ({
   instances: new Map(),
   images: new Map([["img-nginx", fakeImage("img-nginx")]]),
+  volumes: new Map(),
   calls: [],
   failures: {},
   logs: () => Stream.empty,
   events: () => Stream.empty,
+  exec: noGuest,
+  readFiles: noGuest,
+  writeFiles: noGuest,
   cacheList: false,
   imported: { bytes: 0, chunks: 0 }
 })
@@ -301,6 +315,10 @@ const fakeInstances = (world: FakeWorld): Instances["Service"] => {
       call("logs", [id, request], world.failures.logs, () =>
         Effect.map(find(id), () => world.logs(id, request))
       ),
+    exec: (id, request) => world.exec(id, request),
+    readFiles: (id, path) => world.readFiles(id, path),
+    writeFiles: (id, path, archive) => world.writeFiles(id, path, archive),
+    ...fakeAttachments(world),
     removeImage: (id) => call("removeImage", [id], world.failures.removeImage, () => imageRemoved(world, id))
   }
 }
@@ -344,8 +362,12 @@ const fakeImages = (world: FakeWorld): Images["Service"] => {
   }
 }
 
-export const layerFakes = (world: FakeWorld): Layer.Layer<Instances | Images> =>
-  Layer.merge(Layer.succeed(Instances, fakeInstances(world)), Layer.succeed(Images, fakeImages(world)))
+export const layerFakes = (world: FakeWorld): Layer.Layer<Instances | Images | Volumes> =>
+  Layer.mergeAll(
+    Layer.succeed(Instances, fakeInstances(world)),
+    Layer.succeed(Images, fakeImages(world)),
+    Layer.succeed(Volumes, fakeVolumes(world))
+  )
 
 /** A host of 8 cores and 16 GiB with the fake instances on it. */
 export const fakeResources = (world: FakeWorld): HostResources["Service"] => {

@@ -157,6 +157,12 @@ const writes = (contents: Contents, writing: Writing) => {
       }),
     createSparse: (target: string, bytes: number) =>
       writing("create", target, (nowMs) => put(contents, target, { ...emptyFile(nowMs), size: bytes })),
+    extend: (target: string, bytes: number) =>
+      writing("extend", target, (nowMs) => {
+        const file = found(contents, target)
+        file.size = Math.max(file.size, bytes)
+        file.modifiedMs = nowMs
+      }),
     sync: (target: string) => writing("fsync", target, () => undefined),
     punchHole: (target: string, offset: number, length: number) =>
       Effect.sync(() => {

@@ -27,6 +27,8 @@ import { instancesLayer } from "../../src/instance/InstancesLayer.ts"
 import { Journal } from "../../src/instance/Journal.ts"
 import { Store } from "../../src/instance/Store.ts"
 import { Supervisor } from "../../src/instance/Supervisor.ts"
+import { VolumeImages } from "../../src/volume/VolumeImages.ts"
+import { Volumes } from "../../src/volume/Volumes.ts"
 import { memoryFiles, type MemoryFiles } from "./simulatedFiles.ts"
 import { demoImage, simulatedImages } from "./simulatedImages.ts"
 import { simulatedServices } from "./simulatedWorld.ts"
@@ -37,6 +39,7 @@ export const servicePaths = layout(dataDir, "/run/chd")
 export interface SimulatedService {
   readonly instances: typeof Instances.Service
   readonly events: typeof EventLog.Service
+  readonly volumes: typeof Volumes.Service
   /** SIGTERM: everything is closed, VMs go on. */
   readonly stop: Effect.Effect<void>
   /** SIGKILL: from then on nothing of this run changes the world. */
@@ -87,6 +90,7 @@ export const layerGround = (world: World, files: MemoryFiles, options: PlaceOpti
     BootFiles.layerSimulated,
     Overlay.layerSimulated,
     HostMemory.layerOf(16 * 1024 * 1024),
+    VolumeImages.layerSimulated,
     simulatedImages("/data/layers/base.squashfs")
   )
   return Layer.provideMerge(platform, host)
@@ -96,6 +100,7 @@ export const layerGround = (world: World, files: MemoryFiles, options: PlaceOpti
 export const layerInstances = instancesLayer.pipe(
   Layer.provide(Supervisor.layer),
   Layer.provideMerge(layerEventLog),
+  Layer.provideMerge(Volumes.layer),
   Layer.provide([Store.layer, Journal.layer])
 )
 
@@ -110,6 +115,7 @@ const startService = (world: World, files: MemoryFiles, options: PlaceOptions) =
     return {
       instances: Context.get(context, Instances),
       events: Context.get(context, EventLog),
+      volumes: Context.get(context, Volumes),
       stop,
       kill: Effect.andThen(
         Effect.sync(() => incidents.killService(world)),

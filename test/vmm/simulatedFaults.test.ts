@@ -8,6 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
 import * as TestClock from "effect/testing/TestClock"
 import { InstanceId } from "../../src/domain/Ids.ts"
 import { Files } from "../../src/host/Files.ts"
@@ -46,7 +47,13 @@ const life = (host: TestHost, service: Service) =>
         yield* agent.sync
         yield* session.resizeMemory(1_024)
         yield* session.addDisk(extra)
+        yield* agent.mount({ serial: extra.serial, path: "/extra", readonly: true })
+        yield* agent.grow("/extra")
+        yield* agent.unmount("/extra", { lazy: false })
         yield* session.removeDisk(extra.serial)
+        const echo = yield* agent.exec({ command: ["echo", "hello"] })
+        assert.strictEqual((yield* Stream.runCollect(echo.output)).length, 2)
+        yield* agent.writeFiles("/files", Stream.make(new Uint8Array(3)))
         yield* session.pause
         const written = yield* session.snapshot("/data/a/snapshot")
         yield* session.quit

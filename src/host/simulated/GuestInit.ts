@@ -4,7 +4,7 @@
  */
 import * as Context from "effect/Context"
 import type { Disk } from "./disk.ts"
-import type { End } from "./guest.ts"
+import type { End, Mount } from "./guest.ts"
 
 /** What the guest does to itself after init answered; the times are guest milliseconds after that. */
 export interface Program {
@@ -16,9 +16,20 @@ export interface Program {
   readonly failure: string | null
   /** Ignores every request to end. */
   readonly deaf: boolean
+  /** Mount paths that a process of the guest keeps in use. */
+  readonly holds: ReadonlyArray<string>
+  /** What init mounts; it fails where a disk is not there. */
+  readonly mounts: ReadonlyArray<Mount>
 }
 
-export const idleProgram: Program = { greeting: [], fate: null, failure: null, deaf: false }
+export const idleProgram: Program = {
+  greeting: [],
+  fate: null,
+  failure: null,
+  deaf: false,
+  holds: [],
+  mounts: []
+}
 
 export interface GuestDisk {
   readonly serial: string

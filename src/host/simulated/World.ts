@@ -35,7 +35,8 @@ const violationsKept = 100
 export const MachineDisk = Schema.Struct({
   serial: Schema.String,
   path: Schema.String,
-  readonly: Schema.Boolean
+  readonly: Schema.Boolean,
+  removable: Schema.optionalKey(Schema.Boolean)
 })
 export type MachineDisk = typeof MachineDisk.Type
 

@@ -8,6 +8,7 @@
  *   Running ──fate──► Off (reason) or Panicked         Running, Paused ──power off──► Off
  *   Off, Panicked ──boot──► Running, from nothing
  */
+import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 
 /** One step of the counter in the guest's memory, in guest milliseconds. */
@@ -30,6 +31,10 @@ export type End = typeof End.Type
 export const Fate = Schema.Struct({ atMs: Schema.Finite, end: End })
 export type Fate = typeof Fate.Type
 
+/** A disk that the guest has mounted. */
+export const Mount = Schema.Struct({ serial: Schema.String, path: Schema.String, readonly: Schema.Boolean })
+export type Mount = typeof Mount.Type
+
 /** What a snapshot holds. Times are guest milliseconds since its boot unless they say otherwise. */
 export const Memory = Schema.Struct({
   ranMs: Schema.Finite,
@@ -42,7 +47,8 @@ export const Memory = Schema.Struct({
   /** How far the guest's wall clock is behind the host's. */
   clockBehindMs: Schema.Finite,
   /** Stands for the state of the entropy pool: two guests with one value would draw the same numbers. */
-  entropy: Schema.Finite
+  entropy: Schema.Finite,
+  mounts: Schema.Array(Mount).pipe(Schema.withDecodingDefaultKey(Effect.succeed([])))
 })
 export type Memory = typeof Memory.Type
 
@@ -121,6 +127,24 @@ export const awaken = (guest: Running, entropy: number): Running => ({
   ...guest,
   memory: { ...guest.memory, clockBehindMs: 0, entropy }
 })
+
+/** The same at the same path is one mount. */
+export const mount = (guest: Running, it: Mount): Running => ({
+  ...guest,
+  memory: {
+    ...guest.memory,
+    mounts: [...guest.memory.mounts.filter(({ path }) => path !== it.path), it]
+  }
+})
+
+export const unmount = (guest: Running, path: string): Running => ({
+  ...guest,
+  memory: { ...guest.memory, mounts: guest.memory.mounts.filter((it) => it.path !== path) }
+})
+
+/** What the guest has in its tree. */
+export const mountsOf = (guest: Guest): ReadonlyArray<Mount> =>
+  guest._tag === "Running" || guest._tag === "Paused" ? guest.memory.mounts : []
 
 /** What a running guest does next of itself, and in how many milliseconds; null where nothing is ahead. */
 export type Deed = { readonly _tag: "Answer" } | { readonly _tag: "End"; readonly end: End }

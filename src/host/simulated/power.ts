@@ -14,7 +14,10 @@ export const drawEntropy = (world: World, id: string): number =>
 export const bootGuest = (world: World, process: VmmProcess): void => {
   const { id, vcpus, memoryMb } = process.record
   const course = world.plan.course("guestBoot", id)
-  const program = programOf(world, process)
+  const read = programOf(world, process)
+  const missing = read.mounts.find((it) => !process.record.disks.some((disk) => disk.serial === it.serial))
+  const program =
+    missing === undefined ? read : { ...read, failure: `no disk with the serial ${missing.serial}` }
   const readyAtMs = course.latencyMs
   const fateOf = (): guests.Fate | null => {
     if (course.fault !== null) return { atMs: readyAtMs / 2, end: { _tag: "Panicked" } }
@@ -30,7 +33,8 @@ export const bootGuest = (world: World, process: VmmProcess): void => {
     fate: fateOf(),
     deaf: program.deaf,
     clockBehindMs: 0,
-    entropy: drawEntropy(world, id)
+    entropy: drawEntropy(world, id),
+    mounts: program.mounts
   }
   say(world, process, [
     "[    0.000000] Linux version 6.1.0-simulated",
@@ -62,4 +66,17 @@ export const awakenGuest = (world: World, process: VmmProcess): boolean => {
   if (guest._tag !== "Running" || !guest.memory.answered) return false
   alter(world, process, { guest: guests.awaken(guest, drawEntropy(world, id)) })
   return true
+}
+
+/** Mounts a disk of the machine; says whether the guest has such a disk. */
+export const mountInGuest = (world: World, process: VmmProcess, mount: guests.Mount): boolean => {
+  const { guest, disks } = process.record
+  if (guest._tag !== "Running" || !disks.some((it) => it.serial === mount.serial)) return false
+  alter(world, process, { guest: guests.mount(guest, mount) })
+  return true
+}
+
+export const unmountInGuest = (world: World, process: VmmProcess, path: string): void => {
+  const { guest } = process.record
+  if (guest._tag === "Running") alter(world, process, { guest: guests.unmount(guest, path) })
 }

@@ -235,6 +235,8 @@ export const addDisk = (
 }
 
 export const removeDisk = (world: World, process: VmmProcess, serial: string): void => {
+  if (guests.mountsOf(process.record.guest).some((it) => it.serial === serial))
+    violation(world, `the disk ${serial} of ${process.record.id} was removed while it was mounted`)
   unlock(
     world,
     process.record.identity.pid,

@@ -13,6 +13,7 @@ import {
   reached,
   transitionOf
 } from "./step.ts"
+import { attach, detach } from "./volumes.ts"
 
 type CommandOf<Tag extends Command["_tag"]> = Extract<Command, { readonly _tag: Tag }>
 
@@ -34,6 +35,10 @@ export const onCommand = (lifecycle: Lifecycle, command: Command): Decision => {
       return restore(lifecycle, command)
     case "Delete":
       return remove(lifecycle)
+    case "Attach":
+      return attach(lifecycle, command)
+    case "Detach":
+      return detach(lifecycle, command)
   }
 }
 
@@ -128,6 +133,11 @@ const stop = (lifecycle: Lifecycle, command: CommandOf<"Stop">): Decision => {
     case "Launching":
     case "Booting":
       return toStopped()
+    case "Attaching":
+    case "Detaching":
+      return state.rest === "Running" || state.rest === "Paused"
+        ? enter(lifecycle, { _tag: "Quieting", vmm: state.vmm, exit }, interrupting(state, "stop"))
+        : toStopped()
     case "Standby":
       return command.discardSnapshot
         ? toStopped()

@@ -13,6 +13,15 @@ import {
   unasked,
   waitedFor
 } from "./step.ts"
+import {
+  afterChange,
+  attached,
+  attachFailed,
+  detached,
+  detachFailed,
+  settleIn,
+  withoutVmm
+} from "./volumes.ts"
 
 type EventOf<Tag extends Event["_tag"]> = Extract<Event, { readonly _tag: Tag }>
 
@@ -20,26 +29,30 @@ export const onDone = (lifecycle: Lifecycle): Decision => {
   const { state } = lifecycle
   switch (state._tag) {
     case "Booting":
-      return enter(lifecycle, { _tag: "Running", vmm: state.vmm }, [reached(state.verb)])
+      return settleIn(lifecycle, "Running", state.vmm, [reached(state.verb)])
     case "Pausing":
       return enter(lifecycle, { _tag: "Paused", vmm: state.vmm }, [reached("pause")])
     case "Resuming":
-      return enter(lifecycle, { _tag: "Running", vmm: state.vmm }, [reached("resume")])
+      return settleIn(afterChange(lifecycle), "Running", state.vmm, [reached("resume")])
     case "PoweringOff":
-      return enter(lifecycle, { _tag: "Shutdown", vmm: state.vmm }, [reached("shutdown")])
+      return settleIn(afterChange(lifecycle), "Shutdown", state.vmm, [reached("shutdown")])
     case "Quieting":
       return end(lifecycle, { _tag: "Stopped", verb: "stop", exit: state.exit, failure: null })
     case "Snapshotting":
       return end(lifecycle, { _tag: "Standby", snapshot: state.snapshot, restoreNext: false })
     case "Unfreezing":
-      return enter(lifecycle, { _tag: state.snapshot.paused ? "Paused" : "Running", vmm: state.vmm }, [
+      return settleIn(lifecycle, state.snapshot.paused ? "Paused" : "Running", state.vmm, [
         ...(state.failure === null ? [] : [failed("standby", state.failure)]),
         reached("restore")
       ])
     case "Reviving":
-      return enter(lifecycle, { _tag: state.resume ? "Running" : "Paused", vmm: state.vmm }, [
+      return settleIn(afterChange(lifecycle), state.resume ? "Running" : "Paused", state.vmm, [
         reached("restore")
       ])
+    case "Attaching":
+      return attached(lifecycle, state)
+    case "Detaching":
+      return detached(lifecycle, state)
     case "Ending":
       return onEnded(lifecycle, state)
     case "Waiting":
@@ -49,7 +62,10 @@ export const onDone = (lifecycle: Lifecycle): Decision => {
   }
 }
 
-const onEnded = (lifecycle: Lifecycle, { destination }: StateOf<"Ending">): Decision => {
+const onEnded = (before: Lifecycle, { destination }: StateOf<"Ending">): Decision => {
+  // A guest that is frozen has its disks for as long as it is.
+  const isFrozen = destination._tag === "Standby" || destination._tag === "BackToStandby"
+  const lifecycle = isFrozen ? before : { ...before, volumes: withoutVmm(before.volumes) }
   switch (destination._tag) {
     case "Stopped": {
       const { verb, failure } = destination
@@ -96,7 +112,8 @@ export const onSpawned = (lifecycle: Lifecycle, { vmm }: EventOf<"Spawned">): De
   }
 }
 
-export const onFailed = (lifecycle: Lifecycle, { failure, untouched, exit }: EventOf<"Failed">): Decision => {
+export const onFailed = (lifecycle: Lifecycle, event: EventOf<"Failed">): Decision => {
+  const { failure, untouched, exit } = event
   const { state } = lifecycle
   switch (state._tag) {
     case "Launching":
@@ -129,6 +146,10 @@ export const onFailed = (lifecycle: Lifecycle, { failure, untouched, exit }: Eve
         : end(lifecycle, { _tag: "BackToStandby", snapshot: state.snapshot, failure, by: null })
     case "Reviving":
       return enter(lifecycle, { _tag: "Paused", vmm: state.vmm }, [failed("restore", failure)])
+    case "Attaching":
+      return attachFailed(lifecycle, state, event)
+    case "Detaching":
+      return detachFailed(lifecycle, state, event)
     case "Ending":
       return onEndFailed(lifecycle, state, failure)
     case "Waiting":
@@ -163,6 +184,9 @@ export const onGuestEnded = (
     case "Shutdown":
       // A guest that is off already can be reported off once more, late; only its VMM's death is news.
       return gone ? end(lifecycle, { _tag: "Stopped", verb: null, exit, failure: null }) : ignored
+    case "Attaching":
+    case "Detaching":
+      return volumeEnded(lifecycle, state, { exit, healthy, gone })
     case "Booting":
       return launchFailed(lifecycle, state.verb, unasked(exit), exit)
     case "PoweringOff":
@@ -179,4 +203,15 @@ export const onGuestEnded = (
     default:
       return afterExit(lifecycle, exit, healthy, busy === null ? [] : [failed(busy, unasked(exit))])
   }
+}
+
+/** The guest, or the VMM, ended in the middle of an attach or detach; of a guest that was off before, only the VMM can. */
+const volumeEnded = (
+  lifecycle: Lifecycle,
+  state: StateOf<"Attaching"> | StateOf<"Detaching">,
+  { exit, healthy, gone }: Pick<EventOf<"GuestEnded">, "exit" | "healthy" | "gone">
+): Decision => {
+  const settle = waitedFor(state).map((verb) => failed(verb, unasked(exit)))
+  if (state.rest === "Running" || state.rest === "Paused") return afterExit(lifecycle, exit, healthy, settle)
+  return gone ? end(lifecycle, { _tag: "Stopped", verb: null, exit, failure: null }, settle) : ignored
 }

@@ -5,6 +5,7 @@
 import type { Decision, Lifecycle, Probe, State } from "../Lifecycle.ts"
 import { onDone, onGuestEnded } from "./event.ts"
 import { afterExit, end, enter, ignored, rests } from "./step.ts"
+import { resumeVolume, settleIn } from "./volumes.ts"
 
 const interrupted = { step: "service", reason: "The service was restarted in the middle of it." }
 
@@ -82,7 +83,7 @@ const alive = (lifecycle: Lifecycle, { status, exit, snapshotComplete }: Probe):
   if (status === "none" && rests(lifecycle)) return ignored
   switch (state._tag) {
     case "Created":
-      return status === "running" ? enter(lifecycle, { ...state, _tag: "Running" }) : ignored
+      return status === "running" ? settleIn(lifecycle, "Running", state.vmm) : ignored
     case "Running":
       if (status === "off")
         return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false, gone: false })
@@ -91,7 +92,12 @@ const alive = (lifecycle: Lifecycle, { status, exit, snapshotComplete }: Probe):
     case "Paused":
       if (status === "off")
         return onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false, gone: false })
-      return status === "running" ? enter(lifecycle, { ...state, _tag: "Running" }) : ignored
+      return status === "running" ? settleIn(lifecycle, "Running", state.vmm) : ignored
+    case "Attaching":
+    case "Detaching":
+      return status === "off" && (state.rest === "Running" || state.rest === "Paused")
+        ? onGuestEnded(lifecycle, { vmm: state.vmm, exit, healthy: false, gone: false })
+        : resumeVolume(lifecycle, state, status)
     case "Shutdown":
       return ignored
     case "Booting":

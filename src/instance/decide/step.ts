@@ -56,6 +56,10 @@ export const transitionOf = (state: State): Transition | null => {
       return "restore"
     case "Waiting":
       return "restart"
+    case "Attaching":
+      return "attach"
+    case "Detaching":
+      return state.undoes === null ? "detach" : "attach"
     case "Ending":
       return endingTransition(state.destination)
     default:
@@ -83,6 +87,7 @@ export const waitedFor = (state: State): ReadonlyArray<Transition> => {
   const busy = transitionOf(state)
   if (busy === null) return []
   if (state._tag === "Unfreezing") return ["standby", "restore"]
+  if (state._tag === "Detaching") return [busy, "detach"]
   if (state._tag !== "Ending") return [busy]
   switch (state.destination._tag) {
     case "Stopped":

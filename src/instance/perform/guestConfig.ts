@@ -1,6 +1,7 @@
 /** From a record and its image to what init is told: the OCI rules of what overrides what. Pure. */
 import type { BootImage } from "../../domain/Image.ts"
 import type { Subnet } from "../../domain/Network.ts"
+import { volumeSerial } from "../../domain/Volume.ts"
 import type { GuestConfig } from "../../guest/GuestConfig.ts"
 import type { Record } from "../Record.ts"
 
@@ -15,6 +16,13 @@ export const resolveArgv = (
   ...(spec.entrypoint ?? image.entrypoint),
   ...(spec.command ?? (spec.entrypoint === null ? image.cmd : []))
 ]
+
+/** A path that lies in another one is mounted after it. A volume that is to go is not mounted at all. */
+const volumesOf = ({ lifecycle }: Record): GuestConfig["volumes"] =>
+  lifecycle.volumes
+    .filter(({ phase }) => phase === "held" || phase === "attaching" || phase === "queued")
+    .map(({ volume_id, mount_path, readonly }) => ({ serial: volumeSerial(volume_id), mount_path, readonly }))
+    .toSorted((left, right) => left.mount_path.split("/").length - right.mount_path.split("/").length)
 
 export const guestConfig = (record: Record, image: BootImage, subnet: Subnet): GuestConfig => {
   const { spec, lease } = record
@@ -37,6 +45,6 @@ export const guestConfig = (record: Record, image: BootImage, subnet: Subnet): G
             gateway: subnet.gateway,
             dns: [subnet.dns]
           },
-    volumes: []
+    volumes: volumesOf(record)
   }
 }

@@ -1,7 +1,7 @@
 /**
  * From nothing to a VMM with a configured VM, and from there to a running guest.
  *
- *   config disk │ TAP  ──►  VMM │ file system of the overlay │ pin of the TAP  ──►  boot        (│: side by side)
+ *   config disk │ volumes │ TAP  ──►  VMM │ file system of the overlay │ pin of the TAP  ──►  boot        (│: side by side)
  *
  * Each step leaves what is already right alone, so that the same launch can be done again after a crash.
  */
@@ -11,7 +11,7 @@ import { step } from "../../host/Boundary.ts"
 import { Files } from "../../host/Files.ts"
 import { BootFiles } from "../../guest/BootFiles.ts"
 import { nextRun } from "../../guest/Console.ts"
-import { clearReport, writeConfig } from "../../guest/configDisk.ts"
+import { rewriteConfig, writeConfig } from "../../guest/configDisk.ts"
 import { guestCmdline } from "../../guest/kernel.ts"
 import { Overlay } from "../../guest/Overlay.ts"
 import { Images } from "../../image/Images.ts"
@@ -20,6 +20,7 @@ import { type VmConfig, Vmm } from "../../vmm/Vmm.ts"
 import type { Record } from "../Record.ts"
 import { guestConfig } from "./guestConfig.ts"
 import { inStep, session, type Subject, workFailed } from "./subject.ts"
+import { prepareVolumes, volumeDisks } from "./volumes.ts"
 
 /** The image that the instance was created from, whatever its tag means by now. */
 export const bootImage = Effect.fnUntraced(function* (record: Record) {
@@ -46,7 +47,8 @@ export const vmConfig = Effect.fnUntraced(function* (subject: Subject, image: Bo
     disks: [
       { serial: "config", path: paths.config, readonly: false },
       { serial: "overlay", path: paths.overlay, readonly: false },
-      ...image.layers.map((layer, index) => ({ serial: `layer-${index}`, path: layer.path, readonly: true }))
+      ...image.layers.map((layer, index) => ({ serial: `layer-${index}`, path: layer.path, readonly: true })),
+      ...(yield* volumeDisks(record))
     ],
     nic: record.lease === null ? null : { tap: record.lease.tap, mac: record.lease.mac },
     consolePath: consoleRun.path,
@@ -106,10 +108,15 @@ export const launch = Effect.fnUntraced(function* (subject: Subject) {
   const vmm = yield* Vmm
   const files = yield* Files
   const image = yield* bootImage(subject.record)
-  yield* Effect.all([allotOverlay(subject), makeConfig(subject, image), attachTap(subject.record)], {
-    concurrency: "unbounded",
-    discard: true
-  })
+  yield* Effect.all(
+    [
+      allotOverlay(subject),
+      makeConfig(subject, image),
+      attachTap(subject.record),
+      prepareVolumes(subject.record)
+    ],
+    { concurrency: "unbounded", discard: true }
+  )
   const config = yield* vmConfig(subject, image).pipe(
     inStep("files", "The instance's files could not be made.")
   )
@@ -126,8 +133,10 @@ export const launch = Effect.fnUntraced(function* (subject: Subject) {
 /** Boot: from a VMM that stands before its guest's first instruction, or whose guest went off. */
 export const boot = Effect.fnUntraced(function* (subject: Subject) {
   const control = yield* session(subject).pipe(inStep("attach", "The VMM does not answer."))
-  // A report of the run before would be taken for this one's.
-  yield* clearReport(subject.paths.config).pipe(
+  const image = yield* bootImage(subject.record)
+  const { subnet } = yield* Network
+  // Volumes may have come and gone since the launch; and a report of the run before would be taken for this one's.
+  yield* rewriteConfig(subject.paths.config, guestConfig(subject.record, image, subnet)).pipe(
     inStep("config", "The guest's configuration could not be written.")
   )
   yield* control.boot.pipe(inStep("boot", "The guest could not be started."), step("boot"))

@@ -32,9 +32,14 @@ export const mismatch = (manifest: SnapshotManifest, now: Omit<Dependencies, "co
   if (manifest.kernel_sha256 !== now.kernel_sha256) return "The guest kernel was replaced since the snapshot."
   if (manifest.initrd_sha256 !== now.initrd_sha256) return "The guest initrd was replaced since the snapshot."
   if (!same(manifest.lease, now.lease)) return "The instance's address is not the one that the guest has."
+  if (!same(manifest.volumes, now.volumes))
+    return "The instance does not hold the volumes that the guest has."
   const changed = manifest.disks.find((disk) => !now.disks.some((it) => same(it, disk)))
-  if (changed !== undefined) return `The disk '${changed.serial}' was changed or is gone since the snapshot.`
-  return null
+  if (changed === undefined) return null
+  const volume = manifest.volumes.find((it) => it.serial === changed.serial)
+  return volume === undefined
+    ? `The disk '${changed.serial}' was changed or is gone since the snapshot.`
+    : `The volume '${volume.volume_id}' was changed or is gone since the snapshot.`
 }
 
 /** All there and as long as they were; their content is the driver's to prove, while it reads them anyway. */

@@ -13,6 +13,7 @@ import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import { timestamp } from "../../domain/Ids.ts"
+import { volumeSerial } from "../../domain/Volume.ts"
 import { type SnapshotDisk, type SnapshotFile, SnapshotManifest } from "../../domain/Snapshot.ts"
 import { step } from "../../host/Boundary.ts"
 import { Files } from "../../host/Files.ts"
@@ -21,6 +22,8 @@ import { BootFiles } from "../../guest/BootFiles.ts"
 import { Vmm } from "../../vmm/Vmm.ts"
 import type { SnapshotRef } from "../Lifecycle.ts"
 import { bootImage, vmConfig } from "./launch.ts"
+import type { Record } from "../Record.ts"
+import { volumeDisks } from "./volumes.ts"
 import { awaken, inStep, pauseGuest, resumeGuest, session, type Subject } from "./subject.ts"
 
 export const manifestName = "manifest.json"
@@ -75,12 +78,17 @@ export const readManifest = Effect.fnUntraced(function* (paths: InstancePaths, n
   return Option.flatMap(text, decodeManifest)
 })
 
-/** Size and time of last write of the disks that the guest writes to. */
-export const writableDisks = Effect.fnUntraced(function* (paths: InstancePaths) {
+/**
+ * Size and time of last write of the disks that the guest writes to, and of all its volumes: one that it only reads must
+ * be what it was as well.
+ */
+export const namedDisks = Effect.fnUntraced(function* (record: Record, paths: InstancePaths) {
   const files = yield* Files
+  const volumes = yield* volumeDisks(record)
   const disks: ReadonlyArray<readonly [string, string]> = [
     ["config", paths.config],
-    ["overlay", paths.overlay]
+    ["overlay", paths.overlay],
+    ...volumes.map((disk) => [disk.serial, disk.path] as const)
   ]
   return yield* Effect.forEach(disks, ([serial, file]) =>
     files.stat(file).pipe(
@@ -106,7 +114,12 @@ export const dependencies = Effect.fnUntraced(function* (subject: Subject) {
     layers: image.layers.map((layer) => layer.diffId),
     ...(yield* checksums),
     lease: subject.record.lease,
-    disks: yield* writableDisks(subject.paths)
+    disks: yield* namedDisks(subject.record, subject.paths),
+    volumes: subject.record.lifecycle.volumes.map(({ volume_id, readonly }) => ({
+      volume_id,
+      serial: volumeSerial(volume_id),
+      readonly
+    }))
   }
 })
 

@@ -28,8 +28,18 @@ export class WorkFailed extends Schema.TaggedError<WorkFailed>()("WorkFailed", {
   }
 }
 
-export const workFailed = (step: string, reason: string, cause: unknown, untouched = false) =>
-  new WorkFailed({ failure: { step, reason }, untouched, cause })
+export const workFailed = (
+  step: string,
+  reason: string,
+  cause: unknown,
+  untouched = false,
+  holders?: NonNullable<Failure["holders"]>
+) =>
+  new WorkFailed({
+    failure: holders === undefined ? { step, reason } : { step, reason, holders },
+    untouched,
+    cause
+  })
 
 /** A VMM's log can be long, and names files of the host: clients get its first line, without them. */
 const saidMaxChars = 200

@@ -41,8 +41,8 @@ const askGuest = Effect.fnUntraced(function* (subject: Subject, control: VmmSess
 /** Waits for the guest's end, as long as its grace is. One that still boots hears of it when its agent comes up. */
 const awaitOff = (subject: Subject, asked: Asked) => {
   if (subject.wire === null || asked === "nobody") return Effect.void
-  const { agentUp, guestOff } = subject.wire
-  const askLater = agentUp.pipe(
+  const { awaitAgent, guestOff } = subject.wire
+  const askLater = awaitAgent.pipe(
     Effect.flatMap((agent) => agent.shutdown(stopGraceMs)),
     Effect.ignore,
     Effect.andThen(Effect.never)

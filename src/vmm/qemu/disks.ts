@@ -9,7 +9,7 @@ import type { Disk } from "../Vmm.ts"
 import { VmmFault } from "../Vmm.ts"
 import { diskDevice, diskNode } from "./args.ts"
 import { diskId, hotPorts, nodeName, portId, type Ports, serialPattern } from "./layout.ts"
-import { asVmmFault } from "./machine.ts"
+import { asVmmFault, type OwnResets, powerOff, rawStatus, resetToPrelaunch, statusOf } from "./machine.ts"
 import type { Qmp, QmpFault } from "./Qmp.ts"
 
 /** The guest's kernel lets go in 100 ms; one that is paused or hangs does not. */
@@ -69,8 +69,15 @@ export const addDisk = (qmp: Qmp, disk: Disk): Effect.Effect<void, VmmFault> =>
 
 type Unplugged = "gone" | "refused"
 
-/** Asks the guest to let go and waits for its answer. A device that is gone already is what was asked for. */
-const unplug = Effect.fnUntraced(function* (qmp: Qmp, serial: string) {
+/**
+ * Asks the guest to let go and waits for its answer. A device that is gone already is what was asked for. Where no guest
+ * runs, nobody answers before the machine is reset: `push` does that, and takes place once the device is asked for.
+ */
+const unplug = Effect.fnUntraced(function* (
+  qmp: Qmp,
+  serial: string,
+  push: Effect.Effect<void, QmpFault | VmmFault>
+) {
   const device = diskId(serial)
   const answered = yield* qmp.first<Unplugged>((event) => {
     // One event names the virtio device by path only; the one with the id is of the PCI device, when all is released.
@@ -91,16 +98,33 @@ const unplug = Effect.fnUntraced(function* (qmp: Qmp, serial: string) {
     )
   )
   if (asked === "absent") return Option.some<Unplugged>("gone")
+  yield* push
   return yield* answered.pipe(Effect.timeoutOption(removeBoundMs))
 }, Effect.scoped)
 
-/**
- * Takes a disk out and closes its file. Fails where the guest does not let go within 10 s, as when it is paused or off,
- * where the disk has no port of its own, and where there is no such disk.
- */
-export const removeDisk = (qmp: Qmp, serial: string): Effect.Effect<void, VmmFault> =>
+/** QEMU (hw/acpi/pcihp.c) does at a reset what no guest was there to do: the machine is off before and after. */
+const pushWhereOff = (qmp: Qmp, own: OwnResets) =>
   Effect.gen(function* () {
-    const answer = yield* unplug(qmp, serial)
+    const status = statusOf(yield* rawStatus(qmp))._tag
+    if (status !== "Prelaunch" && status !== "Off" && status !== "Panicked") return
+    own.muted = true
+    yield* resetToPrelaunch(qmp, "remove-disk").pipe(
+      Effect.ensuring(
+        Effect.sync(() => {
+          own.muted = false
+        })
+      )
+    )
+    if (status !== "Prelaunch") yield* powerOff(qmp, own)
+  })
+
+/**
+ * Takes a disk out and closes its file. Fails where the guest does not let go within 10 s, as when it is paused, where
+ * the disk has no port of its own, and where there is no such disk.
+ */
+export const removeDisk = (qmp: Qmp, own: OwnResets, serial: string): Effect.Effect<void, VmmFault> =>
+  Effect.gen(function* () {
+    const answer = yield* unplug(qmp, serial, pushWhereOff(qmp, own))
     if (Option.isNone(answer))
       return yield* fault(
         "remove-disk",
@@ -109,3 +133,9 @@ export const removeDisk = (qmp: Qmp, serial: string): Effect.Effect<void, VmmFau
     if (answer.value === "refused") return yield* fault("remove-disk", `the guest keeps disk '${serial}'`)
     yield* qmp.order("blockdev-del", { "node-name": nodeName(serial) })
   }).pipe(Effect.catchTag("QmpFault", (cause) => Effect.fail(asVmmFault("remove-disk")(cause))))
+
+/** The block node takes the new size, and the guest's driver is told of it (virtio, 5.2.5: configuration change). */
+export const resizeDisk = (qmp: Qmp, serial: string, bytes: number): Effect.Effect<void, VmmFault> =>
+  qmp
+    .order("block_resize", { "node-name": nodeName(serial), size: bytes })
+    .pipe(Effect.mapError(asVmmFault("resize-disk")))

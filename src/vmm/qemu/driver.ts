@@ -46,7 +46,7 @@ import {
   qmpSocket
 } from "./args.ts"
 import { discover } from "./discovery.ts"
-import { addDisk, removeDisk } from "./disks.ts"
+import { addDisk, occupiedPorts, removeDisk, resizeDisk } from "./disks.ts"
 import { coldPorts, placementProblem } from "./layout.ts"
 import {
   asVmmFault,
@@ -270,7 +270,12 @@ const attach = (host: Host) =>
       resizeMemory: (mb) => resizeMemory(qmp, mb),
       memoryMb: memoryMb(qmp),
       addDisk: (disk) => addDisk(qmp, disk),
-      removeDisk: (serial) => removeDisk(qmp, serial),
+      removeDisk: (serial) => removeDisk(qmp, own, serial),
+      resizeDisk: (serial, bytes) => resizeDisk(qmp, serial, bytes),
+      disks: occupiedPorts(qmp).pipe(
+        Effect.map((ports) => [...ports.keys()]),
+        Effect.mapError(asVmmFault("disks"))
+      ),
       events,
       agent: { _tag: "UnixSocket", path: agentSocket(vmm.runDirectory) }
     }

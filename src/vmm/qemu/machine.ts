@@ -104,7 +104,7 @@ const reach = (qmp: Qmp, operation: string, wanted: ReadonlyArray<string>) =>
   })
 
 /** Gives up what the guest was: the machine at its first instruction, not running. From any state that does not run. */
-const resetToPrelaunch = (qmp: Qmp, operation: string) =>
+export const resetToPrelaunch = (qmp: Qmp, operation: string): Effect.Effect<void, QmpFault | VmmFault> =>
   Effect.gen(function* () {
     yield* qmp.order("set-action", { reboot: "reset" })
     yield* qmp.order("system_reset")

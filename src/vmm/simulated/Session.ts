@@ -194,6 +194,9 @@ const resizeMemory = (connection: Connection, memoryMb: number) => {
   })
 }
 
+/** It runs, and answers the request; or there is none. */
+const guestLetsGo: ReadonlySet<guests.Guest["_tag"]> = new Set(["Running", "Prelaunch", "Off", "Panicked"])
+
 const disks = (connection: Connection) => {
   const { host, process } = connection
   return {
@@ -201,24 +204,33 @@ const disks = (connection: Connection) => {
       call(connection, "addDisk", {
         begin: Effect.suspend(() =>
           Effect.fromResult(
-            Result.mapError(addDisk(host.world, process, disk), (reason) => refuse("addDisk", reason))
+            Result.mapError(addDisk(host.world, process, { ...disk, removable: true }), (reason) =>
+              refuse("addDisk", reason)
+            )
           )
         ),
         finish: () => Effect.void
       }),
-    /** A guest that does not run lets nothing go. The file is closed after the guest was told, not before. */
+    /** A guest that stands still lets nothing go. The file is closed after the guest was told, not before. */
     removeDisk: (serial: string) =>
       call(connection, "removeDisk", {
         begin: Effect.suspend(() => {
           if (!process.record.disks.some((it) => it.serial === serial)) {
             return Effect.fail(refuse("removeDisk", `there is no disk ${serial}`))
           }
-          return process.record.guest._tag === "Running"
+          return guestLetsGo.has(process.record.guest._tag)
             ? Effect.void
             : Effect.fail(refuse("removeDisk", "the guest did not let go of the disk"))
         }),
         finish: () => Effect.sync(() => removeDisk(host.world, process, serial))
-      })
+      }),
+    resizeDisk: (serial: string) =>
+      change(connection, "resizeDisk", () =>
+        process.record.disks.some((it) => it.serial === serial) ? null : `there is no disk ${serial}`
+      ),
+    disks: read(connection, "disks", () =>
+      process.record.disks.filter((it) => it.removable === true).map((it) => it.serial)
+    )
   }
 }
 

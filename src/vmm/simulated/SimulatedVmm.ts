@@ -24,7 +24,12 @@ const machineOf = (config: VmConfig): Machine => ({
   vcpus: config.vcpus,
   bootMemoryMb: config.memoryMb,
   memoryMaxMb: config.memoryMaxMb,
-  disks: config.disks.map(({ serial, path, readonly }) => ({ serial, path, readonly })),
+  disks: config.disks.map(({ serial, path, readonly, removable = false }) => ({
+    serial,
+    path,
+    readonly,
+    removable
+  })),
   nic: config.nic,
   consolePath: config.consolePath,
   logPath: config.logPath

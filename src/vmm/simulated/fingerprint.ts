@@ -19,7 +19,8 @@ export const fingerprint = (layout: Layout): string =>
     layout.vcpus,
     layout.memoryMb,
     layout.memoryMaxMb,
-    layout.disks.map((disk) => [disk.serial, disk.readonly]),
+    // Disks that came while the guest ran are the last ones of their machine, whatever their instance says.
+    layout.disks.map((disk) => `${disk.serial} ${disk.readonly}`).toSorted(),
     layout.nic?.mac ?? null
   ])
 

@@ -10,7 +10,7 @@ use crate::sys;
 
 /// From the kernel's handover to the last disk's appearance. All disks are there before the kernel starts, so only a slow
 /// host or a missing disk makes it wait.
-const DISK_WAIT: Duration = Duration::from_secs(20);
+pub const BOOT_WAIT: Duration = Duration::from_secs(20);
 pub const CONFIG_SERIAL: &str = "config";
 
 pub struct Disks {
@@ -19,10 +19,10 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Before the drivers are loaded, so that no announcement is missed.
-    pub fn watch() -> Result<Disks, String> {
+    /// Waits so long in all. Before the drivers are loaded, so that no announcement is missed.
+    pub fn watch(wait: Duration) -> Result<Disks, String> {
         let uevents = sys::uevents().map_err(|error| format!("no device events: {error}"))?;
-        Ok(Disks { uevents, deadline: Instant::now() + DISK_WAIT })
+        Ok(Disks { uevents, deadline: Instant::now() + wait })
     }
 
     /// The announcements, for whoever waits for other devices.
@@ -52,7 +52,8 @@ pub fn drain(mut uevents: &File) {
     while uevents.read(&mut [0; 4096]).is_ok() {}
 }
 
-fn present(serial: &str) -> Option<PathBuf> {
+/// The device with this serial, where the kernel has it.
+pub fn present(serial: &str) -> Option<PathBuf> {
     let disks = fs::read_dir("/sys/block").ok()?;
     let mut names = disks.flatten().map(|it| it.file_name()).filter(|name| {
         let found = fs::read_to_string(Path::new("/sys/block").join(name).join("serial"));

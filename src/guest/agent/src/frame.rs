@@ -21,8 +21,12 @@ pub const PAYLOAD_MAX: usize = FRAME_MAX - HEADER;
 /// One byte of overhead for each 254, and one more (COBS).
 pub const STUFFED_MAX: usize = FRAME_MAX + FRAME_MAX / 254 + 1;
 
-/// JSON on stream 0. The kinds of streams follow it; a kind that the receiver does not know is ignored.
+/// JSON. What the others mean says `protocol.rs`; a kind that the receiver does not know is ignored.
 pub const KIND_CONTROL: u8 = 1;
+pub const KIND_DATA: u8 = 2;
+pub const KIND_STDERR: u8 = 3;
+pub const KIND_END: u8 = 4;
+pub const KIND_CREDIT: u8 = 5;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -32,13 +36,13 @@ pub struct Frame {
 }
 
 /// Appends the frame to `out`, closing zero included. The payload holds at most `PAYLOAD_MAX` bytes.
-pub fn encode(frame: &Frame, out: &mut Vec<u8>) {
-    assert!(frame.payload.len() <= PAYLOAD_MAX, "a payload of {} bytes", frame.payload.len());
-    let mut plain = Vec::with_capacity(HEADER + frame.payload.len());
-    plain.push(frame.kind);
-    plain.extend_from_slice(&frame.stream.to_le_bytes());
-    plain.extend_from_slice(&(frame.payload.len() as u16).to_le_bytes());
-    plain.extend_from_slice(&frame.payload);
+pub fn encode(kind: u8, stream: u32, payload: &[u8], out: &mut Vec<u8>) {
+    assert!(payload.len() <= PAYLOAD_MAX, "a payload of {} bytes", payload.len());
+    let mut plain = Vec::with_capacity(HEADER + payload.len());
+    plain.push(kind);
+    plain.extend_from_slice(&stream.to_le_bytes());
+    plain.extend_from_slice(&(payload.len() as u16).to_le_bytes());
+    plain.extend_from_slice(payload);
     stuff(&plain, out);
     out.push(0);
 }
@@ -123,6 +127,10 @@ impl Decoder {
 mod tests {
     use super::*;
     use crate::random::Random;
+
+    fn encode(frame: &Frame, out: &mut Vec<u8>) {
+        super::encode(frame.kind, frame.stream, &frame.payload, out);
+    }
 
     fn some(random: &mut Random) -> Frame {
         let lengths = [0, 1, 246, 247, 248, 253, 254, 255, 508, 4096, PAYLOAD_MAX];

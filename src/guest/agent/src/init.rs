@@ -8,28 +8,34 @@
 //!                                       SIGTERM, grace, SIGKILL
 //! ```
 
+mod answer;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::io::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::config::Report;
+use crate::config::{Config, Report, Volume};
 use crate::disks;
-use crate::frame::Frame;
-use crate::json::Json;
-use crate::link::{self, Kind, Link, Turn};
-use crate::protocol::{self, Message, Verb};
-use crate::sys::{self, Ended, Epoll, Reaped};
+use crate::link::{self, Kind, Link, Links, Turn};
+use crate::proc::Proc;
+use crate::streams::{self, Streams};
+use crate::sys::{self, Ended, Epoll, Waiting};
+use crate::tasks::{self, Tasks};
 
 /// Where nobody says how long: the power button, or a signal from inside.
 const GRACE_DEFAULT: Duration = Duration::from_secs(10);
 /// vsock connections at a time. A host needs one.
 const LINKS_MAX: usize = 8;
-/// Syncs that run at a time, over all links.
-const SYNCS_MAX: usize = 4;
 /// For what the image's process left behind: SIGTERM, this long, SIGKILL, this long again.
 const ORPHAN_GRACE: Duration = Duration::from_secs(2);
+
+/// Between one SIGKILL and the next.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+/// Rounds of sending in one turn of one link; the rest waits until the others had theirs.
+const PUMPS_PER_TURN: usize = 4;
 
 const SIGNALS: u64 = 0;
 const LISTENER: u64 = 1;
@@ -49,29 +55,46 @@ pub struct Init {
     /// Until the port is there: its driver learns of it from the VMM a while after it was loaded.
     uevents: Option<File>,
     listener: Option<OwnedFd>,
-    links: Vec<(u64, Link)>,
+    links: Links,
     next_token: u64,
-    /// Syncs that run: pid, link and request that wait for it.
-    syncs: Vec<(i32, u64, i64)>,
+    /// Links that have more to do than one turn allows.
+    again: Vec<u64>,
+    streams: Streams,
+    tasks: Tasks,
+    proc: Rc<Proc>,
+    random: File,
+    /// What is mounted now, in that order.
+    volumes: Vec<Volume>,
+    config: Config,
     stopping: Option<Instant>,
 }
 
 impl Init {
     /// Before the image's process is started, so that no signal of it is missed.
-    pub fn new(uevents: File) -> std::io::Result<Init> {
+    pub fn new(uevents: File, config: &Config) -> std::io::Result<Init> {
         let epoll = Epoll::new()?;
         let signals =
             sys::signal_fd(&[sys::SIGCHLD, sys::SIGTERM, sys::SIGINT, sys::SIGPWR, sys::SIGUSR1, sys::SIGUSR2])?;
         epoll.add(signals.as_raw_fd(), SIGNALS, sys::EPOLLIN)?;
+        // Opened while /dev and /proc are what this program made them.
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        let random = OpenOptions::new().write(true).open("/dev/urandom")?;
+        let proc = Rc::new(Proc::open()?);
         let mut init = Init {
             epoll,
             signals,
             buttons: Vec::new(),
             uevents: None,
             listener: None,
-            links: Vec::new(),
+            links: Links::default(),
             next_token: FIRST_LINK,
-            syncs: Vec::new(),
+            again: Vec::new(),
+            streams: Streams::new(null.try_clone()?, proc.clone()),
+            tasks: Tasks::new(null),
+            proc,
+            random,
+            volumes: config.volumes.clone(),
+            config: config.clone(),
             stopping: None,
         };
         init.open_buttons();
@@ -114,13 +137,12 @@ impl Init {
         let token = self.next_token;
         if self.epoll.add(link.fd(), token, sys::EPOLLIN | sys::EPOLLOUT | sys::EPOLLET).is_ok() {
             self.next_token += 1;
-            self.links.push((token, link));
+            self.links.add(token, link);
         }
     }
 
     /// Until the image's process has ended. Gives how.
     pub fn run(&mut self, main: i32) -> Report {
-        let mut again: Vec<u64> = Vec::new();
         loop {
             if let Some(ended) = self.reap(main) {
                 return match ended {
@@ -129,45 +151,53 @@ impl Init {
                     Ended::Signaled(signal) => Report::Signaled(signal),
                 };
             }
-            let timeout = if again.is_empty() { self.kill_overdue(main) } else { Some(Duration::ZERO) };
+            let timeout = if self.again.is_empty() { self.kill_overdue(main) } else { Some(Duration::ZERO) };
             let mut tokens = self.epoll.wait(timeout).unwrap_or_default();
-            tokens.append(&mut again);
+            tokens.append(&mut self.again);
             for token in tokens {
                 match token {
                     SIGNALS => self.read_signals(main),
                     LISTENER => self.accept(),
                     BUTTON => self.read_buttons(main),
                     UEVENTS => self.look_for_port(),
-                    token => {
-                        if self.serve(token, main) == Turn::More {
-                            again.push(token);
-                        }
-                    }
+                    token if token >= tasks::FIRST_TOKEN => self.finish_task(token),
+                    token if token >= streams::FIRST_TOKEN => self.wake_stream(token),
+                    token => self.serve(token, main),
                 }
             }
         }
     }
 
-    /// How long until the grace is over; where it is, the process is killed, and again until it is gone.
+    /// What is mounted when it has run.
+    pub fn into_volumes(self) -> Vec<Volume> {
+        self.volumes
+    }
+
+    /// How long until there is somebody to kill. Where the grace is over, the image's process is killed, and again until
+    /// it is gone.
     fn kill_overdue(&mut self, main: i32) -> Option<Duration> {
-        let deadline = self.stopping?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if !left.is_zero() {
-            return Some(left);
+        let now = Instant::now();
+        if self.stopping.map_or(false, |it| it <= now) {
+            sys::kill(main, sys::SIGKILL);
+            self.stopping = Some(now + KILL_AGAIN);
         }
-        sys::kill(main, sys::SIGKILL);
-        Some(Duration::from_secs(1))
+        let next = self.streams.kill_overdue(now).into_iter().chain(self.stopping).min();
+        next.map(|it| it.saturating_duration_since(now))
     }
 
     /// Takes every ended child; gives the end of the image's process.
     fn reap(&mut self, main: i32) -> Option<Ended> {
         let mut ended = None;
-        while let Reaped::Child(pid, how) = sys::reap() {
+        while let Waiting::Child(pid) = sys::ended_child() {
+            self.streams.before_reaping(pid);
+            let how = match sys::reap(pid) {
+                Some(how) => how,
+                None => return ended,
+            };
             if pid == main {
                 ended = Some(how);
-            } else if let Some(at) = self.syncs.iter().position(|(it, _, _)| *it == pid) {
-                let (_, token, id) = self.syncs.swap_remove(at);
-                self.say(token, |out| protocol::done(id, &[], out));
+            } else if let Some(token) = self.streams.worker_ended(pid, how) {
+                self.send(token);
             }
         }
         ended
@@ -216,110 +246,62 @@ impl Init {
         }
     }
 
-    fn serve(&mut self, token: u64, main: i32) -> Turn {
+    fn serve(&mut self, token: u64, main: i32) {
         let mut frames = Vec::new();
-        let turn = match self.link(token) {
+        let turn = match self.links.get(token) {
             Some(link) => {
                 link.flush();
                 link.read(&mut frames)
             }
-            None => return Turn::Idle,
+            None => return,
         };
         for frame in &frames {
             self.answer(token, frame, main);
         }
-        if turn == Turn::Gone {
-            self.links.retain(|(it, _)| *it != token);
-        } else {
-            self.say(token, |_| ());
+        match turn {
+            Turn::Idle => self.send(token),
+            Turn::More => {
+                self.send(token);
+                self.again.push(token);
+            }
+            Turn::Left => {
+                self.close_session(token);
+                match self.links.get(token) {
+                    Some(link) if link.is_port() => link.reset(),
+                    _ => self.links.remove(token),
+                }
+            }
         }
-        turn
-    }
-
-    fn link(&mut self, token: u64) -> Option<&mut Link> {
-        self.links.iter_mut().find(|(it, _)| *it == token).map(|(_, link)| link)
     }
 
     /// Sends what `write` adds, if the link is still there.
     fn say(&mut self, token: u64, write: impl FnOnce(&mut Vec<u8>)) {
-        if let Some(link) = self.link(token) {
+        if let Some(link) = self.links.get(token) {
             write(&mut link.out);
             link.flush();
         }
     }
 
-    fn answer(&mut self, token: u64, frame: &Frame, main: i32) {
-        match protocol::parse(frame) {
-            Some(Message::Hello { version, nonce }) => self.open_session(token, version, nonce),
-            // Before a hello there is no session that could ask.
-            Some(_) if self.link(token).map_or(true, |it| it.session.is_none()) => {}
-            Some(Message::Request { id, verb }) => self.perform(token, id, verb, main),
-            Some(Message::Unclear { id, reason }) => self.say(token, |out| protocol::refused(id, &reason, out)),
-            None => {}
-        }
-    }
-
-    /// The same nonce again is the same session: its hello may have been lost.
-    fn open_session(&mut self, token: u64, version: i64, nonce: String) {
-        let again = self.link(token).map_or(false, |it| it.session.as_deref() == Some(&nonce));
-        if !again {
-            self.syncs.iter_mut().filter(|it| it.1 == token).for_each(|it| it.1 = u64::MAX);
-        }
-        if let Some(link) = self.link(token) {
-            if !again {
-                link.out.clear();
+    /// Sends what the streams of a link have, as much as it takes and one turn allows.
+    fn send(&mut self, token: u64) {
+        if let Some(link) = self.links.get(token) {
+            for _ in 0..PUMPS_PER_TURN {
+                let enough = self.streams.pump(token, link);
+                link.flush();
+                // Either all is sent, or the kernel says when the link takes more.
+                if !enough || link.unsent() > 0 {
+                    return;
+                }
             }
-            protocol::hello(&nonce, true, &mut link.out);
-            // A host of another version reads ours in the hello, and leaves.
-            link.session = (version == protocol::VERSION).then_some(nonce);
+            self.again.push(token);
         }
     }
 
-    fn perform(&mut self, token: u64, id: i64, verb: Verb, main: i32) {
-        match verb {
-            Verb::Ping => self.say(token, |out| protocol::done(id, &[], out)),
-            Verb::Memory => {
-                let figures = memory();
-                self.say(token, |out| protocol::done(id, &figures, out));
-            }
-            Verb::Shutdown { grace_ms } => {
-                self.stop(main, Duration::from_millis(grace_ms));
-                self.say(token, |out| protocol::done(id, &[], out));
-            }
-            Verb::Awaken { epoch_ns, entropy } => match awaken(epoch_ns, &entropy) {
-                Ok(()) => self.say(token, |out| protocol::done(id, &[], out)),
-                Err(error) => self.say(token, |out| protocol::refused(id, &error, out)),
-            },
-            Verb::Sync => self.sync(token, id),
+    fn wake_stream(&mut self, token: u64) {
+        if let Some(link) = self.streams.wake(token, &mut self.links) {
+            self.send(link);
         }
     }
-
-    fn sync(&mut self, token: u64, id: i64) {
-        if self.syncs.len() >= SYNCS_MAX {
-            return self.say(token, |out| protocol::refused(id, "too many syncs at a time", out));
-        }
-        match sys::sync_apart() {
-            Ok(pid) => self.syncs.push((pid, token, id)),
-            Err(error) => self.say(token, |out| protocol::refused(id, &error.to_string(), out)),
-        }
-    }
-}
-
-fn awaken(epoch_ns: i64, entropy: &[u8]) -> Result<(), String> {
-    sys::set_clock(epoch_ns).map_err(|error| format!("clock: {error}"))?;
-    let random = OpenOptions::new().write(true).open("/dev/urandom");
-    let reseeded = random.and_then(|random| sys::reseed(&random, entropy));
-    reseeded.map_err(|error| format!("entropy: {error}"))
-}
-
-/// From /proc/meminfo and /proc/loadavg, as far as they can be read.
-fn memory() -> Vec<(&'static str, Json)> {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = |name: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|it| it.trim_end_matches("kB").trim().parse().ok()).unwrap_or(0)
-    };
-    vec![("total_kib", Json::Int(kib("MemTotal:"))), ("available_kib", Json::Int(kib("MemAvailable:")))]
 }
 
 /// Ends every other process: SIGTERM, a grace, SIGKILL. In a pid 1 no child left means nobody left.
@@ -339,10 +321,10 @@ pub fn end_others() {
 
 fn nobody_left() -> bool {
     loop {
-        match sys::reap() {
-            Reaped::Child(..) => {}
-            Reaped::NoneYet => return false,
-            Reaped::NoChildren => return true,
+        match sys::ended_child() {
+            Waiting::Child(pid) => drop(sys::reap(pid)),
+            Waiting::NoneYet => return false,
+            Waiting::NoChildren => return true,
         }
     }
 }

@@ -31,8 +31,8 @@ pub enum Turn {
     Idle,
     /// There may be more to read at once.
     More,
-    /// A connection that ended. A port never does.
-    Gone,
+    /// The host has left; what came before is to be answered first. A port waits for the next one.
+    Left,
 }
 
 pub struct Link {
@@ -40,63 +40,95 @@ pub struct Link {
     kind: Kind,
     decoder: Decoder,
     pub out: Vec<u8>,
+    /// So much of `out` is written already.
+    written: usize,
     /// The session's nonce, once there was a hello.
     pub session: Option<String>,
 }
 
 impl Link {
     pub fn new(file: File, kind: Kind) -> Link {
-        Link { file, kind, decoder: Decoder::default(), out: Vec::new(), session: None }
+        Link { file, kind, decoder: Decoder::default(), out: Vec::new(), written: 0, session: None }
     }
 
     pub fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
-    /// Everything about the host that was there is forgotten.
-    fn reset(&mut self) {
+    /// Everything about the host that was there is forgotten; the next one begins with a hello.
+    pub fn reset(&mut self) {
         self.decoder = Decoder::default();
-        self.out.clear();
+        self.forget_unsent();
         self.session = None;
+    }
+
+    pub fn forget_unsent(&mut self) {
+        self.out.clear();
+        self.written = 0;
+    }
+
+    /// Bytes that the host has not taken yet.
+    pub fn unsent(&self) -> usize {
+        self.out.len() - self.written
     }
 
     /// Reads frames, as many as one turn allows. What there is to say goes to `out`, and from there with `flush`.
     pub fn read(&mut self, frames: &mut Vec<Frame>) -> Turn {
         let mut buffer = [0; READ_BYTES];
         for _ in 0..READS_PER_TURN {
-            if self.out.len() > OUT_MAX {
+            if self.unsent() > OUT_MAX {
                 return Turn::Idle;
             }
             match (&self.file).read(&mut buffer) {
-                // A port whose host left; its next one begins with a hello.
-                Ok(0) => {
-                    self.reset();
-                    return self.over();
-                }
+                Ok(0) => return Turn::Left,
                 Ok(count) => frames.extend(self.decoder.push(&buffer[..count])),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Turn::Idle,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return self.over(),
+                Err(_) => return Turn::Left,
             }
         }
         Turn::More
     }
 
-    fn over(&self) -> Turn {
-        match self.kind {
-            Kind::Port => Turn::Idle,
-            Kind::Connection => Turn::Gone,
-        }
+    pub fn is_port(&self) -> bool {
+        self.kind == Kind::Port
     }
 
     pub fn flush(&mut self) {
-        while !self.out.is_empty() {
-            match (&self.file).write(&self.out) {
-                Ok(count) if count > 0 => drop(self.out.drain(..count)),
+        while self.unsent() > 0 {
+            match (&self.file).write(&self.out[self.written..]) {
+                Ok(count) if count > 0 => self.written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                _ => return,
+                _ => break,
             }
         }
+        // Moved to the front rarely, so that a slow host does not cost a copy for each of its reads.
+        if self.unsent() == 0 || self.written > OUT_MAX {
+            self.out.drain(..self.written);
+            self.written = 0;
+        }
+    }
+}
+
+/// The links that there are, by the token under which init's epoll knows them.
+#[derive(Default)]
+pub struct Links(Vec<(u64, Link)>);
+
+impl Links {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn add(&mut self, token: u64, link: Link) {
+        self.0.push((token, link));
+    }
+
+    pub fn get(&mut self, token: u64) -> Option<&mut Link> {
+        self.0.iter_mut().find(|(it, _)| *it == token).map(|(_, link)| link)
+    }
+
+    pub fn remove(&mut self, token: u64) {
+        self.0.retain(|(it, _)| *it != token);
     }
 }
 

@@ -8,25 +8,45 @@
 //!
 //! The console belongs to the image. This program says one line there, prefixed `dataplane:`, when something is wrong.
 
+mod archive;
 mod config;
+mod credit;
 mod disks;
+mod exec;
+mod figures;
 mod frame;
 mod init;
 mod json;
 mod link;
+mod mounts;
 mod network;
+mod pack;
+mod pipes;
+mod place;
+mod proc;
 mod process;
 mod program;
 mod protocol;
 #[cfg(test)]
 mod random;
 mod root;
+mod session;
+mod signals;
+mod stream;
+mod streams;
 mod sys;
+mod tar;
+mod tasks;
+mod transfer;
+mod unpack;
 mod user;
+mod verb;
+mod volumes;
+mod worker;
 
 use std::fs::File;
 
-use config::{Config, Report};
+use config::{Config, Report, Volume};
 use disks::{ConfigDisk, Disks};
 use init::Init;
 
@@ -37,10 +57,11 @@ fn main() {
     }
     let report = match prepare() {
         Ok((config, mut disk, disks)) => {
-            let (report, overlay) = boot(&config, disks);
+            let mut volumes = Vec::new();
+            let (report, overlay) = boot(&config, disks, &mut volumes);
             record(&mut disk, &report);
             init::end_others();
-            root::settle(&config, overlay.as_ref());
+            root::settle(&volumes, overlay.as_ref());
             report
         }
         Err(why) => Report::Failed(why),
@@ -62,7 +83,7 @@ pub fn say(line: &str) {
 fn prepare() -> Result<(Config, ConfigDisk, Disks), String> {
     root::mount_initrd()?;
     process::make_console_plain();
-    let mut disks = Disks::watch()?;
+    let mut disks = Disks::watch(disks::BOOT_WAIT)?;
     root::accept_memory();
     root::load_modules();
     let mut disk = ConfigDisk::open(&disks.find(disks::CONFIG_SERIAL)?)?;
@@ -71,12 +92,17 @@ fn prepare() -> Result<(Config, ConfigDisk, Disks), String> {
 }
 
 /// The overlay's handle is there as soon as it is mounted, however far the boot comes.
-fn boot(config: &Config, mut disks: Disks) -> (Report, Option<File>) {
+fn boot(config: &Config, mut disks: Disks, volumes: &mut Vec<Volume>) -> (Report, Option<File>) {
     let overlay = match root::enter(config, &mut disks) {
         Ok(overlay) => overlay,
         Err(why) => return (Report::Failed(why), None),
     };
-    let report = start(config, disks).map(|(mut init, main)| init.run(main));
+    volumes.clone_from(&config.volumes);
+    let report = start(config, disks).map(|(mut init, main)| {
+        let report = init.run(main);
+        *volumes = init.into_volumes();
+        report
+    });
     (report.unwrap_or_else(Report::Failed), Some(overlay))
 }
 
@@ -91,7 +117,7 @@ fn start(config: &Config, mut disks: Disks) -> Result<(Init, i32), String> {
     for volume in &config.volumes {
         root::mount_volume(volume, &mut disks)?;
     }
-    let init = Init::new(disks.into_uevents()).map_err(|error| format!("init: {error}"))?;
+    let init = Init::new(disks.into_uevents(), config).map_err(|error| format!("init: {error}"))?;
     let main = process::start(config)?;
     Ok((init, main))
 }

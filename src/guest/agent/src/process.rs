@@ -30,7 +30,7 @@ pub fn start(config: &Config) -> Result<i32, String> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let group = fs::read_to_string("/etc/group").unwrap_or_default();
     let identity = user::resolve(&config.user, &passwd, &group)?;
-    let env = program::environment(config, &identity);
+    let env = program::environment(&config.env, &config.hostname, program::TERM_NONE, &identity);
     let path = env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value);
 
     let directory = Path::new("/").join(&config.working_dir);
@@ -54,7 +54,8 @@ pub fn start(config: &Config) -> Result<i32, String> {
     Ok(child.id() as i32)
 }
 
-fn look(path: &str) -> Found {
+/// What stands at a path, links followed.
+pub fn look(path: &str) -> Found {
     match fs::metadata(path) {
         Ok(it) if it.is_dir() => Found::Directory,
         Ok(it) if it.permissions().mode() & 0o111 != 0 => Found::Executable,
@@ -64,7 +65,7 @@ fn look(path: &str) -> Found {
 }
 
 /// Why the kernel did not execute a file that is there.
-fn refusal(file: &str, error: &Error) -> String {
+pub fn refusal(file: &str, error: &Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOEXEC) => format!("{file}: not a program for this machine (no #! line, or another architecture)"),
         _ if error.kind() == ErrorKind::NotFound => format!("{file}: its interpreter or loader is not in the image"),

@@ -1,6 +1,5 @@
 //! What to execute: argv[0] looked up as execvp(3) does, and the environment that a container runtime would give.
 
-use crate::config::Config;
 use crate::user::Identity;
 
 pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -39,16 +38,24 @@ pub fn find(argv0: &str, path: &str, look: impl Fn(&str) -> Found) -> Result<Str
     }
 }
 
-/// The image's environment, and what it leaves open.
-pub fn environment(config: &Config, identity: &Identity) -> Vec<(String, String)> {
-    let mut env = config.env.clone();
-    let defaults = [("PATH", PATH_DEFAULT), ("HOME", &identity.home), ("HOSTNAME", &config.hostname), ("TERM", "dumb")];
-    for (name, value) in defaults {
+/// What TERM is where there is none.
+pub const TERM_NONE: &str = "dumb";
+
+/// The environment, and what it leaves open.
+pub fn environment(env: &[(String, String)], hostname: &str, term: &str, identity: &Identity) -> Vec<(String, String)> {
+    let mut env = env.to_vec();
+    for (name, value) in [("PATH", PATH_DEFAULT), ("HOME", &identity.home), ("HOSTNAME", hostname), ("TERM", term)] {
         if !env.iter().any(|(known, _)| known == name) {
             env.push((name.to_string(), value.to_string()));
         }
     }
     env
+}
+
+/// `own` over `image`: the same name is said once.
+pub fn merge(image: &[(String, String)], own: &[(String, String)]) -> Vec<(String, String)> {
+    let kept = image.iter().filter(|(name, _)| !own.iter().any(|(it, _)| it == name));
+    kept.chain(own).cloned().collect()
 }
 
 #[cfg(test)]
@@ -81,5 +88,17 @@ mod tests {
         assert_eq!(find("data", "/bin", look), Err("/bin/data: not executable".into()));
         assert_eq!(find("dir", "/bin", look), Err("dir: not found in PATH /bin".into()));
         assert_eq!(find("", "/bin", look), Err("the command is empty".into()));
+    }
+
+    #[test]
+    fn own_variables_win() {
+        let pairs = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+            list.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+        };
+        let merged = merge(&pairs(&[("A", "1"), ("B", "2")]), &pairs(&[("B", "3"), ("C", "4")]));
+        assert_eq!(merged, pairs(&[("A", "1"), ("B", "3"), ("C", "4")]));
+        let identity = Identity { uid: 0, gid: 0, groups: vec![], home: "/root".into() };
+        let env = environment(&pairs(&[("PATH", ""), ("TERM", "vt100")]), "h", TERM_NONE, &identity);
+        assert_eq!(env, pairs(&[("PATH", ""), ("TERM", "vt100"), ("HOME", "/root"), ("HOSTNAME", "h")]));
     }
 }

@@ -1,24 +1,70 @@
-//! What host and agent say to each other on stream 0; the host's twin is `src/guest/protocol.ts`. Pure.
+//! What host and agent say to each other; the host's twin is `src/guest/protocol.ts`. Pure.
+//!
+//! Stream 0 is control, JSON in frames of kind 1:
 //!
 //! ```text
-//!   host   {"type":"hello","version":1,"nonce":"..."}       opens a session, ends the one before it
-//!   agent  {"type":"hello","version":1,"nonce":"...","ready":true}
+//!   host   {"type":"hello","version":2,"nonce":"..."}       opens a session, ends the one before it
+//!   agent  {"type":"hello","version":2,"nonce":"...","ready":true}
 //!   agent  {"type":"ready"}                                 the image's process is started, unless the hello said so
-//!   host   {"type":"ping","id":7}                           or shutdown, awaken, sync, memory; any number at a time
-//!   agent  {"type":"done","id":7}                           or {"type":"refused","id":7,"reason":"..."}
+//!   host   {"type":"ping","id":7}                           or another request below; any number at a time
+//!   agent  {"type":"done","id":7,...}                       or {"type":"refused","id":7,"reason":"...","code":"ENOENT"}
+//!   agent  {"type":"broken","reason":"..."}                 the host broke the protocol: the session is over
 //! ```
 //!
 //! A session is known by the nonce of its hello: what was left in the channel by an earlier one is before that hello, or
-//! answers another nonce, and is ignored.
+//! answers another nonce, and is ignored. The agent's hello names the host's version where that is an older one (1 has
+//! no streams), its own otherwise.
+//!
+//! Requests beside ping, sync, memory, shutdown {grace_ms} and awaken {epoch_ns, entropy}:
+//!
+//! ```text
+//!   exec        {stream, command[], env{}?, cwd?, user?, tty?: {rows, cols}, timeout_ms?}
+//!               done once it runs; refused where it cannot: then the stream never was. User and cwd are the image's
+//!               where they are not said, env is merged over the image's. After timeout_ms its processes get SIGKILL.
+//!   read_files  {stream, path}   done once path is open. The archive's names begin with path's last component; those of
+//!               / with "./". Mount points below are followed where a volume is mounted, else they are empty directories.
+//!   write_files {stream, path}   done once path, made where it is missing, is open. Names are relative to it.
+//!   mount       {serial, path, readonly}   waits for the disk; done too where it is mounted there already
+//!   unmount     {path, lazy}     refused with holders: [{pid, command}] and code EBUSY; done too where nothing is mounted
+//!   grow        {path, size_bytes?}        done {size_bytes} of the disk; waits until the disk is that big (without
+//!               size_bytes: bigger than the file system), for a bounded time
+//!   load        {}               done {load_milli: [1, 5, 15 minutes], processes, total_kib, available_kib}
+//! ```
+//!
+//! `code` is there where one system call failed with it: ENOENT, ENOTDIR, EISDIR, ELOOP, EACCES, EROFS, EBUSY, ENOSPC,
+//! EXDEV, EINVAL, or any other errno's name or number; and EAGAIN where another request for the same mount is not done.
+//!
+//! Streams: the host chooses an id above 0, and not one that a stream has at that time. It may send at once; what it
+//! sends to a stream that is refused or over is ignored.
+//!
+//! ```text
+//!   kind 1   control   host   {"type":"signal","signal":"INT"}   a name without SIG, or a number in digits
+//!                             {"type":"resize","rows":r,"cols":c}   {"type":"cancel"}
+//!                      agent  the last frame of the stream, for an exec {"type":"exit","code":n} or
+//!                             {"type":"exit","signal":"KILL"}, with "timeout":true where timeout_ms ended it;
+//!                             for files {"type":"ended"} or {"type":"failed","reason":"...","code":"..."}
+//!   kind 2   data      stdin, stdout (all output of a tty), an archive
+//!   kind 3   stderr    agent only
+//!   kind 4   end       of the sender's data. The agent sends one, for stdout and stderr together, before its last frame
+//!   kind 5   credit    u32, little endian: so many more bytes of kinds 2 and 3 the sender of this frame takes
+//! ```
+//!
+//! Each direction of a stream starts with 262144 bytes of credit. Data beyond the credit, data behind an end, and a credit frame
+//! of another length break the protocol. The end of a tty's input is its end-of-file character. Signals that a keyboard
+//! makes (INT, QUIT, TSTP) go to a tty's foreground processes; all others, and all without a tty, to the process group of
+//! the command. Cancel is SIGHUP, and SIGKILL a moment later, to every process of the command's session; a new hello and
+//! the end of the connection cancel all streams. What a command left in the background outlives it, but its output is
+//! not waited for: the stream ends once what was written when the command ended is sent.
 
-use crate::frame::{self, Frame, KIND_CONTROL};
+use crate::frame::{self, KIND_CONTROL, KIND_CREDIT, KIND_END};
 use crate::json::{self, Json};
-use crate::sys::ENTROPY_MAX;
+use crate::signals;
+use crate::sys::{Ended, Window};
+use crate::verb::{self, Verb};
 
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 const NONCE_MAX_CHARS: usize = 64;
-/// A week: more is a mistake.
-const GRACE_MAX_MS: i64 = 7 * 24 * 3600 * 1000;
+const REASON_MAX_CHARS: usize = 500;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
@@ -37,21 +83,9 @@ pub enum Message {
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verb {
-    Ping,
-    Sync,
-    Memory,
-    Shutdown { grace_ms: u64 },
-    Awaken { epoch_ns: i64, entropy: Vec<u8> },
-}
-
 /// None for what is no message at all: it is ignored, since there is nothing to answer.
-pub fn parse(frame: &Frame) -> Option<Message> {
-    if frame.kind != KIND_CONTROL || frame.stream != 0 {
-        return None;
-    }
-    let value = json::parse(&frame.payload).ok()?;
+pub fn parse(payload: &[u8]) -> Option<Message> {
+    let value = json::parse(payload).ok()?;
     let kind = value.get("type")?.as_text()?;
     if kind == "hello" {
         let nonce = value.get("nonce")?.as_text()?;
@@ -60,79 +94,150 @@ pub fn parse(frame: &Frame) -> Option<Message> {
         return bounded.then(|| Message::Hello { version, nonce: nonce.to_string() });
     }
     let id = value.get("id")?.as_int()?;
-    Some(match verb(kind, &value) {
+    Some(match verb::parse(kind, &value) {
         Ok(verb) => Message::Request { id, verb },
         Err(reason) => Message::Unclear { id, reason },
     })
 }
 
-fn verb(kind: &str, value: &Json) -> Result<Verb, String> {
-    match kind {
-        "ping" => Ok(Verb::Ping),
-        "sync" => Ok(Verb::Sync),
-        "memory" => Ok(Verb::Memory),
-        "shutdown" => match value.get("grace_ms") {
-            Some(Json::Int(grace @ 0..=GRACE_MAX_MS)) => Ok(Verb::Shutdown { grace_ms: *grace as u64 }),
-            _ => Err("grace_ms is no number of milliseconds".to_string()),
-        },
-        "awaken" => {
-            let epoch = value.get("epoch_ns").and_then(Json::as_text).and_then(|it| it.parse().ok());
-            let entropy = value.get("entropy").and_then(Json::as_text).and_then(hex);
-            match (epoch, entropy) {
-                (Some(epoch_ns @ 0..), Some(entropy)) => Ok(Verb::Awaken { epoch_ns, entropy }),
-                _ => Err("epoch_ns is no time, or entropy no hexadecimal digits".to_string()),
-            }
-        }
-        _ => Err(format!("{} is no verb of this agent", kind.chars().take(40).collect::<String>())),
-    }
+/// What the host says of one stream, beside its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Steer {
+    Signal(i32),
+    Resize(Window),
+    Cancel,
 }
 
-fn hex(text: &str) -> Option<Vec<u8>> {
-    let bytes = text.as_bytes();
-    let fits = bytes.len() % 2 == 0 && bytes.len() / 2 <= ENTROPY_MAX;
-    if !fits || !bytes.iter().all(u8::is_ascii_hexdigit) {
-        return None;
+/// None for what this agent does not know: it is ignored.
+pub fn parse_steer(payload: &[u8]) -> Option<Steer> {
+    let value = json::parse(payload).ok()?;
+    match value.get("type")?.as_text()? {
+        "signal" => signals::number(value.get("signal")?.as_text()?).map(Steer::Signal),
+        "resize" => verb::window(&value).map(Steer::Resize),
+        "cancel" => Some(Steer::Cancel),
+        _ => None,
     }
-    let pairs = bytes.chunks(2).map(|pair| std::str::from_utf8(pair).ok());
-    pairs.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect()
 }
 
 /// Appends a control message to what is to be sent.
-fn send(message: &Json, out: &mut Vec<u8>) {
-    let payload = message.to_string().into_bytes();
-    frame::encode(&Frame { kind: KIND_CONTROL, stream: 0, payload }, out);
+fn send(stream: u32, message: &Json, out: &mut Vec<u8>) {
+    frame::encode(KIND_CONTROL, stream, message.to_string().as_bytes(), out);
 }
 
 /// Behind a zero byte, which ends whatever of an earlier session the host may hold half of.
-pub fn hello(nonce: &str, ready: bool, out: &mut Vec<u8>) {
+pub fn hello(version: i64, nonce: &str, ready: bool, out: &mut Vec<u8>) {
     out.push(0);
     let fields = [
         ("type", Json::text("hello")),
-        ("version", Json::Int(VERSION)),
+        ("version", Json::Int(version)),
         ("nonce", Json::text(nonce)),
         ("ready", Json::Bool(ready)),
     ];
-    send(&Json::object(&fields), out);
+    send(0, &Json::object(&fields), out);
 }
 
 pub fn done(id: i64, figures: &[(&str, Json)], out: &mut Vec<u8>) {
     let fields = [("type", Json::text("done")), ("id", Json::Int(id))];
-    send(&Json::object(&[&fields, figures].concat()), out);
+    send(0, &Json::object(&[&fields, figures].concat()), out);
 }
 
-pub fn refused(id: i64, reason: &str, out: &mut Vec<u8>) {
-    let reason: String = reason.chars().take(500).collect();
-    let fields = [("type", Json::text("refused")), ("id", Json::Int(id)), ("reason", Json::Text(reason))];
-    send(&Json::object(&fields), out);
+pub fn refused(id: i64, why: &Refusal, out: &mut Vec<u8>) {
+    let fields = [("type", Json::text("refused")), ("id", Json::Int(id))];
+    send(0, &Json::object(&[&fields[..], &why.fields()].concat()), out);
+}
+
+pub fn broken(reason: &str, out: &mut Vec<u8>) {
+    send(0, &Json::object(&[("type", Json::text("broken")), ("reason", Json::text(reason))]), out);
+}
+
+pub fn credit(stream: u32, bytes: u32, out: &mut Vec<u8>) {
+    frame::encode(KIND_CREDIT, stream, &bytes.to_le_bytes(), out);
+}
+
+pub fn end(stream: u32, out: &mut Vec<u8>) {
+    frame::encode(KIND_END, stream, &[], out);
+}
+
+/// The last frame of an exec.
+pub fn exit(stream: u32, ended: Ended, timed_out: bool, out: &mut Vec<u8>) {
+    let how = match ended {
+        Ended::Exited(code) => ("code", Json::Int(code.into())),
+        Ended::Signaled(signal) => ("signal", Json::Text(signals::name(signal))),
+    };
+    let mut fields = vec![("type", Json::text("exit")), how];
+    if timed_out {
+        fields.push(("timeout", Json::Bool(true)));
+    }
+    send(stream, &Json::object(&fields), out);
+}
+
+/// The last frame of an archive.
+pub fn ended(stream: u32, why: Option<&Refusal>, out: &mut Vec<u8>) {
+    let message = match why {
+        None => Json::object(&[("type", Json::text("ended"))]),
+        Some(why) => Json::object(&[&[("type", Json::text("failed"))][..], &why.fields()].concat()),
+    };
+    send(stream, &message, out);
+}
+
+/// Why something was not done: a sentence, the system call's error where it was one, who is in the way.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Refusal {
+    pub reason: String,
+    pub code: Option<String>,
+    pub holders: Vec<(i32, String)>,
+}
+
+impl Refusal {
+    pub fn new(reason: impl Into<String>) -> Refusal {
+        Refusal { reason: reason.into(), ..Refusal::default() }
+    }
+
+    pub fn of(what: &str, error: &std::io::Error) -> Refusal {
+        let code = error.raw_os_error().map(signals::error_name);
+        Refusal { reason: format!("{what}: {error}"), code, holders: Vec::new() }
+    }
+
+    fn fields(&self) -> Vec<(&'static str, Json)> {
+        let reason: String = self.reason.chars().take(REASON_MAX_CHARS).collect();
+        let mut fields = vec![("reason", Json::Text(reason))];
+        fields.extend(self.code.iter().map(|code| ("code", Json::text(code))));
+        if !self.holders.is_empty() {
+            let holder = |(pid, command): &(i32, String)| {
+                Json::object(&[("pid", Json::Int((*pid).into())), ("command", Json::text(command))])
+            };
+            fields.push(("holders", Json::List(self.holders.iter().map(holder).collect())));
+        }
+        fields
+    }
+
+    /// As one process of this program tells it to another.
+    pub fn encode(&self) -> Vec<u8> {
+        Json::object(&self.fields()).to_string().into_bytes()
+    }
+
+    pub fn decode(text: &[u8]) -> Refusal {
+        let value = json::parse(text).unwrap_or(Json::Null);
+        let holder = |it: &Json| {
+            Some((i32::try_from(it.get("pid")?.as_int()?).ok()?, it.get("command")?.as_text()?.to_string()))
+        };
+        let holders = match value.get("holders") {
+            Some(Json::List(items)) => items.iter().filter_map(holder).collect(),
+            _ => Vec::new(),
+        };
+        let reason = value.get("reason").and_then(Json::as_text).unwrap_or("it ended without a word").to_string();
+        Refusal { reason, code: value.get("code").and_then(Json::as_text).map(str::to_string), holders }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::random::Random;
+    use crate::sys::ENTROPY_MAX;
 
     fn control(text: &str) -> Option<Message> {
-        parse(&Frame { kind: KIND_CONTROL, stream: 0, payload: text.as_bytes().to_vec() })
+        parse(text.as_bytes())
     }
 
     #[test]
@@ -185,7 +290,8 @@ mod tests {
                 let at = random.below(payload.len());
                 payload[at] = random.next() as u8;
             }
-            let _ = parse(&Frame { kind: KIND_CONTROL, stream: 0, payload });
+            let _ = parse(&payload);
+            let _ = parse_steer(&payload);
         }
     }
 }

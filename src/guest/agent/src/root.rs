@@ -83,11 +83,15 @@ pub fn enter(config: &Config, disks: &mut Disks) -> Result<File, String> {
     for (index, serial) in config.layers.iter().enumerate() {
         let layer = PathBuf::from(format!("{LAYERS}/{index}"));
         let device = disks.find(serial)?;
-        mount_disk(&device, &layer, "squashfs", sys::MS_RDONLY | sys::MS_NODEV)
+        make_directories(&layer)
+            .and_then(|()| mount_disk(&device, &layer, "squashfs", sys::MS_RDONLY | sys::MS_NODEV))
             .map_err(|error| format!("layer {serial}: {error}"))?;
     }
     let device = disks.find(&config.overlay)?;
-    mount_disk(&device, Path::new(OVERLAY), "ext4", sys::MS_NOATIME).map_err(context("overlay"))?;
+    let over = Path::new(OVERLAY);
+    make_directories(over)
+        .and_then(|()| mount_disk(&device, over, "ext4", sys::MS_NOATIME))
+        .map_err(context("overlay"))?;
     let overlay = open_directory(Path::new(OVERLAY)).map_err(context("overlay"))?;
     mount_overlay(config.layers.len()).map_err(context("root"))?;
     switch_root().map_err(context("root"))?;
@@ -95,8 +99,7 @@ pub fn enter(config: &Config, disks: &mut Disks) -> Result<File, String> {
 }
 
 /// Inode tables that mkfs left for later stay so: writing them would fill a sparse file on the host with zeros.
-fn mount_disk(device: &Path, target: &Path, kind: &str, flags: std::os::raw::c_ulong) -> io::Result<()> {
-    make_directories(target)?;
+pub fn mount_disk(device: &Path, target: &Path, kind: &str, flags: std::os::raw::c_ulong) -> io::Result<()> {
     let options = if kind == "ext4" { "noinit_itable" } else { "" };
     sys::mount(&device.to_string_lossy(), target, kind, flags, options)
 }
@@ -203,16 +206,25 @@ fn put_file(path: &str, content: &str) -> Result<(), String> {
     file.and_then(|mut it| it.write_all(content.as_bytes())).map_err(context(path))
 }
 
+pub fn volume_flags(volume: &Volume) -> std::os::raw::c_ulong {
+    if volume.readonly {
+        sys::MS_RDONLY
+    } else {
+        0
+    }
+}
+
 pub fn mount_volume(volume: &Volume, disks: &mut Disks) -> Result<(), String> {
     let device = disks.find(&volume.serial)?;
-    let flags = if volume.readonly { sys::MS_RDONLY } else { 0 };
-    mount_disk(&device, Path::new(&volume.mount_path), "ext4", flags)
+    let at = Path::new(&volume.mount_path);
+    make_directories(at)
+        .and_then(|()| mount_disk(&device, at, "ext4", volume_flags(volume)))
         .map_err(|error| format!("volume {} at {}: {error}", volume.serial, volume.mount_path))
 }
 
 /// After the last process: volumes off, everything on disk, the overlay's file system read-only and thereby clean.
-pub fn settle(config: &Config, overlay: Option<&File>) {
-    for volume in config.volumes.iter().rev() {
+pub fn settle(volumes: &[Volume], overlay: Option<&File>) {
+    for volume in volumes.iter().rev() {
         let path = Path::new(&volume.mount_path);
         let _ = sys::unmount(path, 0).or_else(|_| sys::unmount(path, sys::MNT_DETACH));
     }

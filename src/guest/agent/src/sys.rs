@@ -3,6 +3,10 @@
 //! Every `unsafe` block below passes pointers to values that live across the call (C strings, arrays, zeroed structs that
 //! the kernel defines as plain data) and checks the result. File descriptors are owned or borrowed by type.
 
+mod child;
+mod disk;
+mod place;
+
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
@@ -16,6 +20,12 @@ use std::process::Command;
 use std::ptr;
 use std::time::Duration;
 
+pub use place::{
+    clear_mode_mask, create_file_at, device_parts, file_system, link_at, make_directory_at, make_link_at, make_node_at,
+    open_inside, own, own_at, read_link, remove_at, rename_at, stamp, stamp_at, Names, EXT4_SUPER_MAGIC, O_PATH,
+    RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_XDEV,
+};
+
 use crate::user::Identity;
 
 /// linux/random.h: _IOW('R', 3, int[2]) and _IO('R', 7).
@@ -24,10 +34,16 @@ const RNDRESEEDCRNG: c_ulong = 0x5207;
 /// Most bytes that one call credits: the size of struct rand_pool_info's buffer below.
 pub const ENTROPY_MAX: usize = 256;
 
+pub use child::{
+    become_user, end_of_file, ended_child, foreground, fork, kill, make_nonblocking, open_terminal, pipe,
+    readable_bytes, reap, resize_terminal, Ended, Waiting, Window,
+};
+pub use disk::{device_number, grow_ext4, sync_file_system, unmount};
 pub use libc::VMADDR_CID_HOST;
 pub use libc::{
     EPOLLET, EPOLLIN, EPOLLOUT, MNT_DETACH, MS_MOVE, MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT,
-    O_DIRECTORY, O_NOCTTY, O_NONBLOCK, SIGCHLD, SIGINT, SIGKILL, SIGPWR, SIGTERM, SIGUSR1, SIGUSR2,
+    O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPWR,
+    SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
 };
 
 fn check(result: c_int) -> Result<c_int> {
@@ -55,12 +71,6 @@ pub fn mount(source: &str, target: &Path, kind: &str, flags: c_ulong, data: &str
     let data = c_string(OsStr::new(data))?;
     let result = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) };
     check(result).map(drop)
-}
-
-/// umount2(2).
-pub fn unmount(target: &Path, flags: c_int) -> Result<()> {
-    let target = c_string(target.as_os_str())?;
-    check(unsafe { libc::umount2(target.as_ptr(), flags) }).map(drop)
 }
 
 /// finit_module(2) without parameters.
@@ -160,38 +170,6 @@ pub fn wait_readable(file: &File, timeout: Duration) -> Result<bool> {
         Err(error) if error.kind() == ErrorKind::Interrupted => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// How a child ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    Exited(i32),
-    Signaled(i32),
-}
-
-pub enum Reaped {
-    Child(i32, Ended),
-    /// There are children, and all of them live.
-    NoneYet,
-    /// No child is left: in a pid 1, no other process at all.
-    NoChildren,
-}
-
-/// waitpid(2) for any child, without waiting.
-pub fn reap() -> Reaped {
-    let mut status = 0;
-    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
-    match pid {
-        0 => Reaped::NoneYet,
-        pid if pid < 0 => Reaped::NoChildren,
-        pid if libc::WIFSIGNALED(status) => Reaped::Child(pid, Ended::Signaled(libc::WTERMSIG(status))),
-        pid => Reaped::Child(pid, Ended::Exited(libc::WEXITSTATUS(status))),
-    }
-}
-
-/// kill(2); -1 is every process but this one. A process that is gone is no error.
-pub fn kill(pid: i32, signal: c_int) {
-    unsafe { libc::kill(pid, signal) };
 }
 
 /// The kernel's announcements of devices (netlink(7), NETLINK_KOBJECT_UEVENT).
@@ -321,17 +299,6 @@ pub fn reseed(random: &File, entropy: &[u8]) -> Result<()> {
 /// Writes all file systems back, and returns when that is done.
 pub fn sync() {
     unsafe { libc::sync() };
-}
-
-/// `sync` in a child of its own, so that a slow disk holds nobody up. Ends with 0; gives its pid.
-pub fn sync_apart() -> Result<i32> {
-    // This process has one thread, so the child may do anything that it could.
-    let pid = check(unsafe { libc::fork() })?;
-    if pid == 0 {
-        sync();
-        unsafe { libc::_exit(0) };
-    }
-    Ok(pid)
 }
 
 /// Powers the machine off. Returns only where the kernel refuses.
