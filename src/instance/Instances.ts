@@ -5,7 +5,14 @@ import type * as Option from "effect/Option"
 import type * as Stream from "effect/Stream"
 import type { InstanceEvent } from "../domain/Event.ts"
 import type { ImageId, InstanceId } from "../domain/Ids.ts"
-import type { CreateInstance, Instance, InstanceState, PatchInstance, Verb } from "../domain/Instance.ts"
+import type {
+  CreateInstance,
+  Instance,
+  InstanceState,
+  PatchInstance,
+  RestoreMode,
+  Verb
+} from "../domain/Instance.ts"
 import type {
   Busy,
   HostUnfit,
@@ -34,6 +41,8 @@ export interface VerbOptions {
   readonly discardSnapshot?: boolean
   /** restore: false leaves an instance paused that was paused before standby. */
   readonly resume?: boolean
+  /** restore: how the memory comes back; left to the driver where it is not given. */
+  readonly restoreMode?: RestoreMode
 }
 
 export interface WaitFor {
