@@ -12,9 +12,9 @@
  * The scope closes the connection; what was still waiting fails, and the VMM goes on as it is.
  */
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
-import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
@@ -146,20 +146,15 @@ const inTurn = Effect.fnUntraced(function* (fibers: Scope.Scope) {
     Effect.gen(function* () {
       if (waiting >= waitingMax) return yield* fault(call, "silent", `the VMM owes ${waiting} answers`)
       waiting++
-      const answer = Deferred.makeUnsafe<A, ClientFault>()
-      const fiber = yield* turn.withPermit(Effect.uninterruptible(send)).pipe(
-        Effect.onExit((exit) =>
-          Deferred.done(
-            answer,
-            Exit.hasInterrupts(exit) ? Exit.fail(fault(call, "closed", "the session is over")) : exit
-          )
-        ),
-        Effect.forkIn(fibers)
+      const fiber = yield* turn.withPermit(Effect.uninterruptible(send)).pipe(Effect.forkIn(fibers))
+      // Of the fiber and not of its effect: one whose session ends before it begins has an end all the same.
+      const answer = Effect.flatMap(Fiber.await(fiber), (exit) =>
+        Exit.hasInterrupts(exit) ? Effect.fail(fault(call, "closed", "the session is over")) : exit
       )
       const bounded =
         boundMs === null
-          ? Deferred.await(answer)
-          : Deferred.await(answer).pipe(
+          ? answer
+          : answer.pipe(
               Effect.timeoutOrElse({
                 duration: boundMs,
                 orElse: () => Effect.fail(fault(call, "silent", `no answer within ${boundMs} ms`))
