@@ -144,6 +144,9 @@ const spawnWith = (
     }).pipe(Effect.onError(() => clearRunDirectory(config.runDirectory)))
   )
 
+/** Where the kernel shows the flags of a TAP, which the VMM reads before it opens one. */
+const tapFlags = "/sys/devices/virtual/net"
+
 /**
  * What a VMM may open besides what its configuration names: where its snapshots go, and disks that come later. The paths
  * must be there when the rules are made.
@@ -151,11 +154,12 @@ const spawnWith = (
 const landlockRules = (host: Host, config: VmConfig) =>
   Effect.gen(function* () {
     const { snapshots } = host.paths.instance(config.id)
+    const places = [snapshots, host.paths.volumes]
+    yield* host.files.makeDirectory(snapshots)
     const rules: ReadonlyArray<LandlockRule> = [
-      { path: snapshots, access: "rw" },
-      { path: host.paths.volumes, access: "rw" }
+      ...places.map((place) => ({ path: place, access: "rw" as const })),
+      ...(config.nic === null ? [] : [{ path: tapFlags, access: "r" as const }])
     ]
-    yield* Effect.forEach(rules, (rule) => host.files.makeDirectory(rule.path), { discard: true })
     return rules
   }).pipe(
     Effect.mapError((cause) => new VmmFault({ operation: "spawn", reason: "no place for snapshots", cause }))
@@ -297,12 +301,22 @@ export const cloudHypervisorLayer: Layer.Layer<
   Effect.gen(function* () {
     const settings = yield* Settings
     const found = yield* discover(settings.cloudHypervisorBin)
+    const files = yield* Files
+    const paths = yield* Paths
+    // Landlock knows only what is there, and disks that come later are there.
+    yield* files
+      .makeDirectory(paths.volumes)
+      .pipe(
+        Effect.mapError(
+          (cause) => new VmmFault({ operation: "discover", reason: "no place for volumes", cause })
+        )
+      )
     const host: Host = {
       found,
       launcher: yield* VmmLauncher,
       processes: yield* VmmProcesses,
-      files: yield* Files,
-      paths: yield* Paths,
+      files,
+      paths,
       landlock: true
     }
     return {
