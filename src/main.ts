@@ -56,22 +56,31 @@ const layerService = layerServer.pipe(
   Layer.provide(layerHost)
 )
 
-/** The doctor's checks, for a terminal; fails the process where one failed. */
-const report = Effect.gen(function* () {
-  const { text, exitCode } = yield* doctor
-  process.stdout.write(text)
-  process.exitCode = exitCode
-}).pipe(Effect.provide(Settings.layer))
+/** Loaded only when it is asked for. */
+const conformance = Effect.flatMap(
+  Effect.promise(() => import("./vmm/cloud-hypervisor/conformance.ts")),
+  (it) => it.conformance
+)
 
-const usage = "usage: dataplane [serve | doctor]"
+/** The doctor's checks, for a terminal; fails the process where one failed. `vmm`: tries the VMM itself. */
+const report = (vmm: boolean) =>
+  Effect.gen(function* () {
+    const { text, exitCode } = yield* vmm ? conformance : doctor
+    process.stdout.write(text)
+    process.exitCode = exitCode
+  }).pipe(Effect.provide(Settings.layer))
 
-const program = (command: string | undefined) => {
+const usage = "usage: dataplane [serve | doctor [--vmm]]"
+
+const program = (command: string | undefined, option: string | undefined) => {
   switch (command) {
     case undefined:
     case "serve":
       return Layer.launch(layerService)
     case "doctor":
-      return report
+      return option === undefined || option === "--vmm"
+        ? report(option === "--vmm")
+        : Effect.fail(new SettingsRefused({ variable: "option", shown: option, right: usage }))
     default:
       return Effect.fail(new SettingsRefused({ variable: "command", shown: command, right: usage }))
   }
@@ -91,7 +100,7 @@ const explain = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
       : Effect.sync(() => void process.stderr.write(`${sentence(Cause.squash(cause))}\n`))
   )
 
-NodeRuntime.runMain(explain(program(process.argv[2])), {
+NodeRuntime.runMain(explain(program(process.argv[2], process.argv[3])), {
   disableErrorReporting: true,
   // A stop that was asked for is a success: systemd counts 130 as a failure.
   teardown: (exit, done) => Runtime.defaultTeardown(exit, (code) => done(code === 130 ? 0 : code))

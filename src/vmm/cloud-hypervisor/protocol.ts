@@ -35,7 +35,8 @@ export const Machine = Schema.Struct({
   disks: absent(Schema.Array(Disk)),
   net: absent(Schema.Array(Net)),
   vsock: absent(Schema.Struct({ socket: Schema.String })),
-  serial: Schema.Struct({ mode: Schema.String })
+  serial: Schema.Struct({ mode: Schema.String }),
+  landlock_enable: absent(Schema.Boolean)
 })
 export type Machine = typeof Machine.Type
 
