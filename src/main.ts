@@ -18,11 +18,19 @@ const doctor = Effect.flatMap(
   ([{ doctor }, { Settings }]) => Effect.provide(doctor, Settings.layer)
 )
 
+/** Tries the VMM itself; loaded only when it is asked for. */
+const conformance = Effect.flatMap(
+  Effect.promise(() =>
+    Promise.all([import("./vmm/cloud-hypervisor/conformance.ts"), import("./host/Settings.ts")])
+  ),
+  ([{ conformance }, { Settings }]) => Effect.provide(conformance, Settings.layer)
+)
+
 const commandLine = (words: ReadonlyArray<string>) =>
   Effect.flatMap(
     Effect.promise(() => Promise.all([import("./cli/cli.ts"), import("./cli/LocalService.ts")])),
     ([{ runCommandLine }, { LocalService }]) =>
-      Effect.provideService(runCommandLine(words), LocalService, { serve, doctor })
+      Effect.provideService(runCommandLine(words), LocalService, { serve, doctor, conformance })
   ).pipe(
     Effect.map((code) => {
       process.exitCode = code

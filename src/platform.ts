@@ -7,10 +7,12 @@ import * as Layer from "effect/Layer"
 import { Agent } from "./guest/Agent.ts"
 import { BootFiles } from "./guest/BootFiles.ts"
 import { Overlay } from "./guest/Overlay.ts"
+import { probeKvm } from "./host/Kvm.ts"
 import { HostMemory } from "./host/Memory.ts"
-import { Settings, SettingsRefused } from "./host/Settings.ts"
+import { Settings } from "./host/Settings.ts"
 import { Network } from "./network/Network.ts"
 import { Fitness } from "./vmm/Fitness.ts"
+import type { Vmm } from "./vmm/Vmm.ts"
 import { layerUnfit } from "./vmm/unfit.ts"
 import { vmmProcessesLayer } from "./vmm/VmmProcess.ts"
 import { VolumeImages } from "./volume/VolumeImages.ts"
@@ -57,19 +59,43 @@ const layerQemuDriver = Layer.unwrap(
   )
 )
 
-const layerQemu = layerQemuDriver.pipe(
-  Layer.provideMerge(vmmProcessesLayer),
-  Layer.merge(
-    Layer.mergeAll(
-      Network.layer,
-      Agent.layer,
-      HostMemory.layer,
-      BootFiles.layer,
-      Overlay.layer,
-      VolumeImages.layer
+const loadCloudHypervisor = Effect.map(
+  Effect.promise(() => import("./vmm/cloud-hypervisor/driver.ts")),
+  ({ cloudHypervisorLayer }) => cloudHypervisorLayer
+)
+
+const layerCloudHypervisor = Layer.unwrap(
+  Effect.map(loadCloudHypervisor, (driver) =>
+    driver.pipe(
+      Layer.catch((fault) =>
+        Layer.merge(layerUnfit("cloud-hypervisor"), Layer.succeed(Fitness, fault.reason))
+      )
     )
   )
 )
+
+/** Cloud Hypervisor where its program is and KVM runs guests' kernels, else QEMU, which runs everywhere. */
+const layerAuto = Layer.unwrap(
+  Effect.map(Effect.all([loadCloudHypervisor, probeKvm]), ([driver, kvm]) =>
+    kvm._tag === "Usable" ? driver.pipe(Layer.catch(() => layerQemuDriver)) : layerQemuDriver
+  )
+)
+
+/** What stands beside every real driver. */
+const onHost = <E, R>(driver: Layer.Layer<Vmm, E, R>) =>
+  driver.pipe(
+    Layer.provideMerge(vmmProcessesLayer),
+    Layer.merge(
+      Layer.mergeAll(
+        Network.layer,
+        Agent.layer,
+        HostMemory.layer,
+        BootFiles.layer,
+        Overlay.layer,
+        VolumeImages.layer
+      )
+    )
+  )
 
 export const layerPlatform = Layer.unwrap(
   Effect.gen(function* () {
@@ -78,13 +104,11 @@ export const layerPlatform = Layer.unwrap(
       case "simulated":
         return layerSimulated
       case "cloud-hypervisor":
-        return yield* new SettingsRefused({
-          variable: "VMM",
-          shown: settings.vmm,
-          right: "one of auto, qemu, simulated; this build has no Cloud Hypervisor driver"
-        })
-      default:
-        return layerQemu
+        return onHost(layerCloudHypervisor)
+      case "qemu":
+        return onHost(layerQemuDriver)
+      case "auto":
+        return onHost(layerAuto)
     }
   })
 )

@@ -5,7 +5,7 @@ import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import * as OpenApi from "effect/http-api/OpenApi"
 import { InstanceId, Timestamp } from "../domain/Ids.ts"
-import { CreateInstance, Instance, InstanceState, PatchInstance } from "../domain/Instance.ts"
+import { CreateInstance, Instance, InstanceState, PatchInstance, RestoreMode } from "../domain/Instance.ts"
 import {
   Busy,
   HostUnfit,
@@ -74,6 +74,12 @@ const restoreQuery = {
     FlagParameter({
       description: "`false` leaves an instance paused that was paused before standby.",
       default: true
+    })
+  ),
+  restore_mode: Schema.optionalKey(
+    RestoreMode.annotate({
+      description:
+        "How the memory comes back: `copy` reads and proves all of it first, `on_demand` brings each page when the guest needs it and is refused where the VMM cannot do it right. Default: auto, which is copy."
     })
   )
 }

@@ -2,12 +2,19 @@
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 
+export interface Report {
+  readonly text: string
+  readonly exitCode: number
+}
+
 export class LocalService extends Context.Service<
   LocalService,
   {
     /** Serves until it is interrupted. */
     readonly serve: Effect.Effect<never, unknown>
     /** What to print, and the exit code. */
-    readonly doctor: Effect.Effect<{ readonly text: string; readonly exitCode: number }, unknown>
+    readonly doctor: Effect.Effect<Report, unknown>
+    /** The same of the VMM's programs, each taken through a guest's life. */
+    readonly conformance: Effect.Effect<Report, unknown>
   }
 >()("dataplane/cli/LocalService") {}

@@ -20,6 +20,8 @@ import { Cidr, InterfaceName, Ipv4, Subnet } from "../domain/Network.ts"
 import { layout, socketPathMaxBytes } from "./Paths.ts"
 
 export const jwtSecretMinBytes = 32
+/** Releases of Cloud Hypervisor side by side: each major one gets three months of fixes. */
+const cloudHypervisorsMax = 16
 /** Longer values are cut in the refusal, so that it stays one readable line. */
 const shownValueMaxChars = 120
 
@@ -39,7 +41,8 @@ export const SettingsValues = Schema.Struct({
   imageSource: ImageSource,
   jwtSecret: Schema.NullOr(Schema.Redacted(Schema.String)),
   vmm: VmmChoice,
-  cloudHypervisorBin: Schema.String,
+  /** Versions side by side; the first one starts new VMs, each restores what it wrote. */
+  cloudHypervisorBin: Schema.NonEmptyArray(Schema.String),
   qemuBin: Schema.String,
   qemuAccel: QemuAccel,
   kernelPath: Schema.String,
@@ -176,7 +179,25 @@ const containerdSocket = variable(
   `an absolute path of at most ${socketPathMaxBytes} bytes`
 )
 const executable = "a program's name or its absolute path"
-const cloudHypervisorBin = variable("CLOUD_HYPERVISOR_BIN", Executable, () => "cloud-hypervisor", executable)
+/** As PATH is written; no program has a colon in its path. */
+const Executables = Schema.String.pipe(
+  Schema.decodeTo(
+    Schema.NonEmptyArray(Executable).check(Schema.isMaxLength(cloudHypervisorsMax)),
+    SchemaTransformation.transform({
+      decode: (text) => {
+        const [first = "", ...others] = text.split(":")
+        return [first, ...others] as const
+      },
+      encode: (programs) => programs.join(":")
+    })
+  )
+)
+const cloudHypervisorBin = variable<readonly [string, ...ReadonlyArray<string>], string>(
+  "CLOUD_HYPERVISOR_BIN",
+  Executables,
+  () => ["cloud-hypervisor"],
+  `${executable}, or up to ${cloudHypervisorsMax} of them with colons between`
+)
 const qemuBin = variable("QEMU_BIN", Executable, () => "qemu-system-x86_64", executable)
 const otlpEndpoint = variable(
   "OTEL_EXPORTER_OTLP_ENDPOINT",

@@ -99,7 +99,11 @@ export const layerInstances = HttpApiBuilder.group(
         stop: ({ params, query }) =>
           command(params.id, "stop", { discardSnapshot: query.discard_snapshot ?? false }),
         standby: ({ params }) => command(params.id, "standby"),
-        restore: ({ params, query }) => launch(params.id, "restore", { resume: query.resume ?? true }),
+        restore: ({ params, query }) =>
+          launch(params.id, "restore", {
+            resume: query.resume ?? true,
+            ...(query.restore_mode === undefined ? {} : { restoreMode: query.restore_mode })
+          }),
         wait: ({ params, query }) =>
           Effect.map(waitFor(instances, params.id, query), (instance) => instanceResponse(instance)),
         logs: ({ params, query, headers, request }) =>

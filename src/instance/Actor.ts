@@ -100,7 +100,9 @@ const accept = Effect.fnUntraced(function* (
   const before = cell.record
   const vmm = yield* Vmm
   const evolved = evolve(before, decision.next, now)
-  const next = event?._tag === "Spawned" ? { ...evolved, vmm_version: vmm.version } : evolved
+  // A restore is by the version that wrote the snapshot, which the record names already.
+  const launched = event?._tag === "Spawned" && before.lifecycle.state._tag === "Launching"
+  const next = launched ? { ...evolved, vmm_version: vmm.version } : evolved
   const run = yield* cell.verbs.enter(decision.next.state, parent)
   const exit = yield* Effect.exit(persist(cell, next).pipe(partOf(run)))
   if (Exit.isFailure(exit)) {

@@ -8,7 +8,14 @@ import type { InstanceEvent } from "../domain/Event.ts"
 import type { ExecOutput, ExecRequest, SignalName, WindowSize } from "../domain/Exec.ts"
 import type { GuestLost, GuestNotReady, GuestRefused } from "../domain/guestProblems.ts"
 import type { ImageId, InstanceId, VolumeId } from "../domain/Ids.ts"
-import type { CreateInstance, Instance, InstanceState, PatchInstance, Verb } from "../domain/Instance.ts"
+import type {
+  CreateInstance,
+  Instance,
+  InstanceState,
+  PatchInstance,
+  RestoreMode,
+  Verb
+} from "../domain/Instance.ts"
 import type {
   Busy,
   HostUnfit,
@@ -44,6 +51,8 @@ export interface VerbOptions {
   readonly discardSnapshot?: boolean
   /** restore: false leaves an instance paused that was paused before standby. */
   readonly resume?: boolean
+  /** restore: how the memory comes back; left to the driver where it is not given. */
+  readonly restoreMode?: RestoreMode
 }
 
 export interface WaitFor {

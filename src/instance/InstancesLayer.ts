@@ -50,7 +50,11 @@ const commandOf = (verb: Verb, options: VerbOptions, epochMs: number): Command =
     case "standby":
       return { _tag: "Standby" }
     case "restore":
-      return { _tag: "Restore", resume: options.resume ?? true }
+      return {
+        _tag: "Restore",
+        resume: options.resume ?? true,
+        ...(options.restoreMode === undefined ? {} : { mode: options.restoreMode })
+      }
     case "delete":
       return { _tag: "Delete" }
   }

@@ -23,7 +23,7 @@
  */
 import * as Schema from "effect/Schema"
 import { Timestamp, VolumeId } from "../domain/Ids.ts"
-import { InstanceExit, RestartPolicy, Transition, Verb } from "../domain/Instance.ts"
+import { InstanceExit, RestartPolicy, RestoreMode, Transition, Verb } from "../domain/Instance.ts"
 import { ProcessIdentity } from "../domain/Process.ts"
 import { HeldVolumes, MountHolder, VolumeMount } from "../domain/Volume.ts"
 
@@ -88,7 +88,8 @@ export const State = Schema.TaggedUnion({
   Snapshotting: { vmm, snapshot: SnapshotRef },
   /** Back to what the guest was before a standby that failed (`failure`) or was cancelled (`by`). */
   Unfreezing: { vmm, snapshot: SnapshotRef, failure: Schema.NullOr(Failure), by: Schema.NullOr(Verb) },
-  Loading: { snapshot: SnapshotRef, resume: Schema.Boolean },
+  /** Without a mode, the driver chooses. */
+  Loading: { snapshot: SnapshotRef, resume: Schema.Boolean, mode: Schema.optionalKey(RestoreMode) },
   /** The guest may have run from here on, so its snapshot is void. */
   Reviving: { vmm, resume: Schema.Boolean },
   /** The volume is `attaching` in `volumes`; `rest` is where the instance came from, and goes back to. */
@@ -126,7 +127,7 @@ export const Command = Schema.TaggedUnion({
   Shutdown: { at: Timestamp },
   Stop: { discardSnapshot: Schema.Boolean, at: Timestamp },
   Standby: {},
-  Restore: { resume: Schema.Boolean },
+  Restore: { resume: Schema.Boolean, mode: Schema.optionalKey(RestoreMode) },
   Delete: {},
   /** That nobody else holds it in a way that this one excludes was seen to before. */
   Attach: { volume: VolumeMount },
@@ -204,7 +205,7 @@ export type Work =
   | { readonly _tag: "Quiet" }
   | { readonly _tag: "Snapshot"; readonly snapshot: SnapshotRef }
   | { readonly _tag: "Unfreeze"; readonly snapshot: SnapshotRef }
-  | { readonly _tag: "Load"; readonly snapshot: SnapshotRef }
+  | { readonly _tag: "Load"; readonly snapshot: SnapshotRef; readonly mode: RestoreMode }
   | { readonly _tag: "Revive"; readonly resume: boolean }
   | { readonly _tag: "Attach"; readonly volume: VolumeId; readonly rest: VmmRest }
   | { readonly _tag: "Detach"; readonly volume: VolumeId; readonly rest: VmmRest; readonly force: boolean }
@@ -252,7 +253,7 @@ export const work = (lifecycle: Lifecycle): Work | null => {
     case "Unfreezing":
       return { _tag: "Unfreeze", snapshot: state.snapshot }
     case "Loading":
-      return { _tag: "Load", snapshot: state.snapshot }
+      return { _tag: "Load", snapshot: state.snapshot, mode: state.mode ?? "auto" }
     case "Reviving":
       return { _tag: "Revive", resume: state.resume }
     case "Attaching":

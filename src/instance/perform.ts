@@ -18,7 +18,7 @@ export const perform = Effect.fnUntraced(function* (work: Work, subject: Subject
     case "Launch":
       return yield* launch(subject)
     case "Load":
-      return yield* load(subject, work.snapshot)
+      return yield* load(subject, work.snapshot, work.mode)
     case "Boot":
       return yield* Effect.as(boot(subject), none)
     case "Pause": {

@@ -15,7 +15,7 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import type { InstanceId } from "../domain/Ids.ts"
-import type { Accelerator, VmmKind } from "../domain/Instance.ts"
+import type { Accelerator, RestoreMode, VmmKind } from "../domain/Instance.ts"
 import type { InterfaceName, Mac } from "../domain/Network.ts"
 import type { ProcessExit, ProcessIdentity } from "../domain/Process.ts"
 import type { SnapshotFile } from "../domain/Snapshot.ts"
@@ -128,6 +128,13 @@ export interface VmmSession {
   readonly agent: AgentEndpoint
 }
 
+/** What a restore is to be, besides what is restored. */
+export interface RestoreWish {
+  /** The VMM version that wrote the snapshot; no other one reads it. */
+  readonly version: string
+  readonly mode: RestoreMode
+}
+
 export interface VmmCapabilities {
   readonly snapshot: boolean
   readonly memoryGrowth: boolean
@@ -138,7 +145,10 @@ export class Vmm extends Context.Service<
   Vmm,
   {
     readonly kind: VmmKind
+    /** Of the VMMs that `spawn` starts. */
     readonly version: string
+    /** All that are installed: a snapshot of each of them can be restored. Holds `version`. */
+    readonly versions: ReadonlyArray<string>
     readonly accelerator: Accelerator
     readonly capabilities: VmmCapabilities
     /** Starts the process with the VM configured and its guest not started. Nothing is left where it fails. */
@@ -146,13 +156,17 @@ export class Vmm extends Context.Service<
     /**
      * Starts the process and loads a snapshot; ends when the guest stands paused where it was. Proves on the way that
      * the directory holds these files to the last byte, and fails before the guest could run where it does not: nobody
-     * else reads their content.
+     * else reads their content. Memory that is loaded on demand is the exception: only its length is proven. Without a
+     * wish, the snapshot is one of `version`, and the mode is `auto`.
      */
     readonly spawnRestoring: (
       config: VmConfig,
       directory: string,
-      files: ReadonlyArray<SnapshotFile>
+      files: ReadonlyArray<SnapshotFile>,
+      wish?: RestoreWish
     ) => Effect.Effect<ProcessIdentity, VmmFault>
+    /** Why this wish cannot be fulfilled on this host, as a sentence for a client; null where it can. */
+    readonly restoreObstacle: (wish: RestoreWish) => string | null
     /** Connects to a VMM that this or an earlier service started. The scope owns the connection, not the process. */
     readonly attach: (vmm: VmmRef) => Effect.Effect<VmmSession, VmmFault, Scope.Scope>
     /**

@@ -66,6 +66,8 @@ export interface LaunchPlan {
   readonly args: ReadonlyArray<string>
   /** Appended to; made where it is not there. */
   readonly logPath: string
+  /** Where its standard output goes instead of the log, appended: the console of a VMM that writes it there. */
+  readonly outputPath?: string
   /** Exists, and holds no live VMM. */
   readonly runDirectory: string
 }
@@ -191,18 +193,25 @@ const openFiles = (plan: LaunchPlan, fifo: string) =>
   Effect.acquireRelease(
     Effect.tryPromise({
       try: async () => {
-        const log = await fs.open(plan.logPath, "a", logMode)
+        const opened: Array<fs.FileHandle> = []
+        const open = async (file: string, flags: string) => {
+          const handle = await fs.open(file, flags, logMode)
+          opened.push(handle)
+          return handle
+        }
         try {
+          const log = await open(plan.logPath, "a")
+          const output = plan.outputPath === undefined ? log : await open(plan.outputPath, "a")
           // Read and write, since a FIFO without a reader cannot be opened for writing alone (fifo(7)).
-          return { log, exit: await fs.open(fifo, "r+") }
+          return { log, output, exit: await open(fifo, "r+"), opened }
         } catch (cause) {
-          await log.close()
+          await Promise.all(opened.map((it) => it.close()))
           throw cause
         }
       },
       catch: launchFault("spawn", "the VMM's log and exit FIFO could not be opened")
     }),
-    ({ log, exit }) => Effect.promise(() => Promise.all([log.close(), exit.close()]))
+    ({ opened }) => Effect.promise(() => Promise.all(opened.map((it) => it.close())))
   )
 
 interface Outcome {
@@ -211,13 +220,19 @@ interface Outcome {
   readonly cause: unknown
 }
 
-const startChild = (plan: LaunchPlan, prefix: ReadonlyArray<string>, log: number, exit: number) => {
+interface Streams {
+  readonly output: fs.FileHandle
+  readonly log: fs.FileHandle
+  readonly exit: fs.FileHandle
+}
+
+const startChild = (plan: LaunchPlan, prefix: ReadonlyArray<string>, { output, log, exit }: Streams) => {
   const [file, ...args] = [...prefix, plan.program, ...plan.args]
   const child = spawn(file ?? plan.program, args, {
     detached: true,
     env: { PATH: process.env["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin", LANG: "C" },
     cwd: "/",
-    stdio: ["ignore", log, log, exit]
+    stdio: ["ignore", output.fd, log.fd, exit.fd]
   })
   child.unref()
   return child
@@ -239,7 +254,7 @@ const start = Effect.fnUntraced(function* (children: Map<number, Child>, fifos: 
   yield* fifos.make(fifo).pipe(Effect.mapError(launchFault("spawn", "the VMM's exit FIFO could not be made")))
   const prefix = yield* CommandPrefix
   const files = yield* openFiles(plan, fifo)
-  const child = startChild(plan, prefix, files.log.fd, files.exit.fd)
+  const child = startChild(plan, prefix, files)
   const exit = Deferred.makeUnsafe<ProcessExit>()
   const outcome = outcomeOf(child, exit)
   const { pid } = child

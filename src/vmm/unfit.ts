@@ -11,10 +11,12 @@ export const layerUnfit = (kind: VmmKind): Layer.Layer<Vmm> =>
   Layer.succeed(Vmm, {
     kind,
     version: "none",
+    versions: [],
     accelerator: "none",
     capabilities: { snapshot: false, memoryGrowth: false, hotDisks: false },
     spawn: () => missing("spawn"),
     spawnRestoring: () => missing("spawn"),
+    restoreObstacle: () => "This host has no usable VMM.",
     attach: () => missing("attach"),
     fingerprint: () => "none"
   })

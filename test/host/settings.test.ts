@@ -24,7 +24,7 @@ describe("defaults", () => {
       imageSource: "auto",
       jwtSecret: null,
       vmm: "auto",
-      cloudHypervisorBin: "cloud-hypervisor",
+      cloudHypervisorBin: ["cloud-hypervisor"],
       qemuBin: "qemu-system-x86_64",
       qemuAccel: "auto",
       kernelPath: "/var/lib/cloud-hypervisor-dataplane/system/vmlinuz",

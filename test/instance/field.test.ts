@@ -126,6 +126,7 @@ describe("a snapshot", () => {
   }
   type Needs = Parameters<typeof mismatch>[1]
   const needs: Needs = {
+    versions: ["7.2.0", "9.1.0"],
     vmm: { kind: "qemu", version: "7.2.0", fingerprint: "pc-q35-7.2" },
     image_digest: digest("1"),
     layers: [digest("2")],
@@ -149,7 +150,7 @@ describe("a snapshot", () => {
 
   const changes: ReadonlyArray<readonly [string, Partial<Needs>]> = [
     ["another kind of VMM", { vmm: { ...needs.vmm, kind: "cloud-hypervisor" } }],
-    ["another version of the VMM", { vmm: { ...needs.vmm, version: "8.0.0" } }],
+    ["a version of the VMM that is not installed", { versions: ["8.0.0", "9.1.0"] }],
     ["another machine", { vmm: { ...needs.vmm, fingerprint: "pc-q35-8.0" } }],
     ["another image", { image_digest: digest("9") }],
     ["other layers", { layers: [digest("9")] }],

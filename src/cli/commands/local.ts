@@ -1,5 +1,6 @@
 /** Commands on this host itself: the service, the doctor. */
 import * as Command from "effect/cli/Command"
+import * as Flag from "effect/cli/Flag"
 import * as Effect from "effect/Effect"
 import { Failure } from "../Failure.ts"
 import { LocalService } from "../LocalService.ts"
@@ -9,11 +10,15 @@ export const serve = Command.make("serve", {}, () =>
   Effect.flatMap(LocalService, (service) => service.serve)
 ).pipe(Command.withDescription("Run the service; configured by its environment"))
 
-export const doctor = Command.make("doctor", {}, () =>
+const vmm = Flag.Boolean("vmm").pipe(
+  Flag.withDescription("Take the VMM itself through a guest's life: ping, boot, pause, snapshot, restore")
+)
+
+export const doctor = Command.make("doctor", { vmm }, (asked) =>
   Effect.gen(function* () {
     const service = yield* LocalService
     const screen = yield* Screen
-    const { text, exitCode } = yield* service.doctor
+    const { text, exitCode } = yield* asked.vmm ? service.conformance : service.doctor
     screen.out(text)
     if (exitCode !== 0) return yield* new Failure({ sentence: "", exitCode })
   })

@@ -41,7 +41,8 @@ export interface Route {
 export interface Survey {
   readonly isRoot: boolean
   readonly qemu: ToolFound
-  readonly cloudHypervisor: ToolFound
+  /** One for each program of CLOUD_HYPERVISOR_BIN. */
+  readonly cloudHypervisor: ReadonlyArray<ToolFound>
   readonly kvm: KvmState
   readonly tools: Readonly<Record<RequiredTool, ToolFound>>
   /** net.ipv4.ip_forward; null where the kernel does not say. */

@@ -5,13 +5,12 @@ import * as IpNetwork from "effect/net/IpNetwork"
 import { layout, socketPathMaxBytes } from "../Paths.ts"
 import type { SettingsValues } from "../Settings.ts"
 import { accelerator } from "../Kvm.ts"
+import { cloudHypervisorMinimum, compareVersions } from "../version.ts"
 import { type Check, failed, passed } from "./Check.ts"
 import { type BootFile, requiredTools, type Survey, type ToolFound } from "./Survey.ts"
 
 /** Older ones lack the machine type pc-q35-7.2, or were never tried. */
 const qemuMinimum = "7.2"
-/** Below it: disk format disclosure and a use-after-free in virtio-block (GHSA-jmr4-g2hv-mjj6, CVE-2026-45782). */
-const cloudHypervisorMinimum = "51.2"
 /** An image and a few overlays fit; less ends in ENOSPC at once. */
 const freeMinBytes = 1024 ** 3
 /** InstanceId's bound, and a length that no socket's own name reaches. */
@@ -20,19 +19,13 @@ const socketNameMaxChars = 20
 
 const setup = "run scripts/setup.sh"
 
-const numbersOf = (version: string): ReadonlyArray<number> => version.split(".").map(Number)
-
 /** Compares dotted versions by number: 10.0 is above 7.2. */
-export const isAtLeast = (version: string, minimum: string): boolean => {
-  const [ours, theirs] = [numbersOf(version), numbersOf(minimum)]
-  const at = theirs.findIndex((number, index) => (ours[index] ?? 0) !== number)
-  return at === -1 || (ours[at] ?? 0) > (theirs[at] ?? 0)
-}
+export const isAtLeast = (version: string, minimum: string): boolean => compareVersions(version, minimum) >= 0
 
 interface VmmProgram {
   readonly name: "qemu" | "cloud-hypervisor"
-  readonly program: string
-  readonly found: ToolFound
+  /** All that are installed side by side. */
+  readonly programs: ReadonlyArray<{ readonly program: string; readonly found: ToolFound }>
   readonly minimum: string
   readonly variable: string
   readonly install: string
@@ -40,8 +33,7 @@ interface VmmProgram {
 
 const qemuOf = (settings: SettingsValues, survey: Survey): VmmProgram => ({
   name: "qemu",
-  program: settings.qemuBin,
-  found: survey.qemu,
+  programs: [{ program: settings.qemuBin, found: survey.qemu }],
   minimum: qemuMinimum,
   variable: "QEMU_BIN",
   install: "apt-get install qemu-system-x86"
@@ -49,14 +41,19 @@ const qemuOf = (settings: SettingsValues, survey: Survey): VmmProgram => ({
 
 const cloudHypervisorOf = (settings: SettingsValues, survey: Survey): VmmProgram => ({
   name: "cloud-hypervisor",
-  program: settings.cloudHypervisorBin,
-  found: survey.cloudHypervisor,
+  programs: survey.cloudHypervisor.map((found, index) => ({
+    program: settings.cloudHypervisorBin[index] ?? settings.cloudHypervisorBin[0],
+    found
+  })),
   minimum: cloudHypervisorMinimum,
   variable: "CLOUD_HYPERVISOR_BIN",
   install: "install a release of Cloud Hypervisor"
 })
 
-const checkProgram = ({ name, program, found, minimum, variable, install }: VmmProgram): Check => {
+const checkOne = (
+  { name, minimum, variable, install }: VmmProgram,
+  { program, found }: VmmProgram["programs"][number]
+): Check => {
   const remedy = `${install}, or set ${variable} to the program`
   if (found._tag === "Missing") return failed(name, "not installed", `${program} is not there: ${remedy}`)
   if (found._tag === "Broken") return failed(name, "does not start", `${program}: ${found.reason}; ${remedy}`)
@@ -65,6 +62,12 @@ const checkProgram = ({ name, program, found, minimum, variable, install }: VmmP
   return isAtLeast(found.version, minimum)
     ? passed(name, `version ${found.version}`)
     : failed(name, `version ${found.version}, at least ${minimum} is needed`, remedy)
+}
+
+/** The first that is wrong; else all versions, since each of them restores what it wrote. */
+const checkProgram = (vmm: VmmProgram): Check => {
+  const all = vmm.programs.map((it) => checkOne(vmm, it))
+  return all.find((check) => !check.ok) ?? passed(vmm.name, all.map((check) => check.detail).join(", "))
 }
 
 /** `auto` is cloud-hypervisor where its program and KVM are, else qemu. */

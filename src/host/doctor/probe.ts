@@ -134,7 +134,11 @@ export const survey: Effect.Effect<Survey, never, Settings> = Effect.gen(functio
     {
       isRoot: Effect.sync(() => process.geteuid?.() === 0),
       qemu: tool(settings.qemuBin, ["--version"]),
-      cloudHypervisor: tool(settings.cloudHypervisorBin, ["--version"]),
+      cloudHypervisor: Effect.forEach(
+        settings.cloudHypervisorBin,
+        (program) => tool(program, ["--version"]),
+        { concurrency: settings.cloudHypervisorBin.length }
+      ),
       kvm: probeKvm,
       tools,
       forwarding,

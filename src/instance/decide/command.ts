@@ -242,7 +242,8 @@ const restore = (lifecycle: Lifecycle, command: CommandOf<"Restore">): Decision 
         _tag: "Loading",
         snapshot: state.snapshot,
         // Only a guest that was paused before its standby can be left so.
-        resume: command.resume || !state.snapshot.paused
+        resume: command.resume || !state.snapshot.paused,
+        ...(command.mode === undefined ? {} : { mode: command.mode })
       })
     case "Running":
       return ignored
@@ -257,7 +258,8 @@ const restore = (lifecycle: Lifecycle, command: CommandOf<"Restore">): Decision 
     case "Reviving":
       return joined("restore")
     case "Ending":
-      if (state.destination._tag !== "Standby") return refuse(state, command)
+      // One that is to follow has no mode of its own: whoever asks for one asks again once the instance is in Standby.
+      if (state.destination._tag !== "Standby" || command.mode !== undefined) return refuse(state, command)
       return state.destination.restoreNext
         ? joined("restore")
         : end(lifecycle, { ...state.destination, restoreNext: true }, interrupting(state, "restore"))

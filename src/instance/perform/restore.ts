@@ -6,10 +6,11 @@
 import * as path from "node:path"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import type { RestoreMode } from "../../domain/Instance.ts"
 import type { SnapshotManifest } from "../../domain/Snapshot.ts"
 import { step } from "../../host/Boundary.ts"
 import { Files } from "../../host/Files.ts"
-import { Vmm } from "../../vmm/Vmm.ts"
+import { type RestoreWish, Vmm } from "../../vmm/Vmm.ts"
 import { checkStep, type SnapshotRef } from "../Lifecycle.ts"
 import { attachTap, pinTap } from "./launch.ts"
 import { dependencies, forgetSnapshots, readManifest, snapshotDirectory } from "./snapshot.ts"
@@ -23,8 +24,8 @@ const same = (left: unknown, right: unknown): boolean => JSON.stringify(left) ==
 export const mismatch = (manifest: SnapshotManifest, now: Omit<Dependencies, "config">): string | null => {
   if (manifest.vmm.kind !== now.vmm.kind)
     return `The snapshot was taken with ${manifest.vmm.kind}, this service runs ${now.vmm.kind}.`
-  if (manifest.vmm.version !== now.vmm.version)
-    return `The snapshot needs ${manifest.vmm.kind} ${manifest.vmm.version}; ${now.vmm.version} is installed.`
+  if (!now.versions.includes(manifest.vmm.version))
+    return `The snapshot needs ${manifest.vmm.kind} ${manifest.vmm.version}; ${now.versions.join(", ")} is installed.`
   if (manifest.vmm.fingerprint !== now.vmm.fingerprint)
     return "The snapshot was taken with another machine layout, CPU or accelerator than this host gives."
   if (manifest.image_digest !== now.image_digest || !same(manifest.layers, now.layers))
@@ -53,7 +54,12 @@ const areWhole = Effect.fnUntraced(function* (directory: string, manifest: Snaps
 })
 
 /** Whether the snapshot can be restored here and now; reads only. Fails with the reason where it cannot. */
-export const check = Effect.fnUntraced(function* (subject: Subject, ref: SnapshotRef) {
+export const check = Effect.fnUntraced(function* (
+  subject: Subject,
+  ref: SnapshotRef,
+  mode: RestoreMode = "auto"
+) {
+  const vmm = yield* Vmm
   const unreadable = (cause: unknown) => workFailed(checkStep, "The snapshot cannot be read.", cause, true)
   const manifest = yield* readManifest(subject.paths, ref.number).pipe(Effect.mapError(unreadable))
   if (Option.isNone(manifest))
@@ -63,26 +69,27 @@ export const check = Effect.fnUntraced(function* (subject: Subject, ref: Snapsho
       workFailed(checkStep, "What the snapshot needs is not all there.", cause, true)
     )
   )
-  const reason = mismatch(manifest.value, now)
+  const wish: RestoreWish = { version: manifest.value.vmm.version, mode }
+  const reason = mismatch(manifest.value, now) ?? vmm.restoreObstacle(wish)
   if (reason !== null) return yield* workFailed(checkStep, reason, undefined, true)
   const whole = yield* areWhole(snapshotDirectory(subject.paths, ref.number), manifest.value).pipe(
     Effect.mapError(unreadable)
   )
   if (!whole) return yield* workFailed(checkStep, "The snapshot's files are damaged.", undefined, true)
-  return { config: now.config, files: manifest.value.files }
+  return { config: now.config, files: manifest.value.files, wish }
 })
 
 /** Load: ends with the identity of a VMM in which the guest stands paused where it was. */
-export const load = Effect.fnUntraced(function* (subject: Subject, ref: SnapshotRef) {
+export const load = Effect.fnUntraced(function* (subject: Subject, ref: SnapshotRef, mode: RestoreMode) {
   const vmm = yield* Vmm
   const files = yield* Files
-  const { config, files: written } = yield* check(subject, ref).pipe(step(checkStep))
+  const { config, files: written, wish } = yield* check(subject, ref, mode).pipe(step(checkStep))
   yield* attachTap(subject.record)
   yield* files
     .makeDirectory(config.runDirectory)
     .pipe(inStep("files", "The instance's run directory could not be made."))
   const spawned = vmm
-    .spawnRestoring(config, snapshotDirectory(subject.paths, ref.number), written)
+    .spawnRestoring(config, snapshotDirectory(subject.paths, ref.number), written, wish)
     .pipe(inStep("spawn", "The VMM could not load the snapshot."), step("spawn"))
   const [identity] = yield* Effect.all([spawned, pinTap(subject.record)], { concurrency: 2 })
   return identity

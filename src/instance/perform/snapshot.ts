@@ -109,6 +109,7 @@ export const dependencies = Effect.fnUntraced(function* (subject: Subject) {
   const config = yield* vmConfig(subject, image)
   return {
     config,
+    versions: vmm.versions,
     vmm: { kind: vmm.kind, version: vmm.version, fingerprint: vmm.fingerprint(config) },
     image_digest: image.digest,
     layers: image.layers.map((layer) => layer.diffId),
@@ -130,7 +131,7 @@ const writeManifest = Effect.fnUntraced(function* (
   written: ReadonlyArray<SnapshotFile>
 ) {
   const files = yield* Files
-  const { config: _, ...needs } = yield* dependencies(subject)
+  const { config: _config, versions: _versions, ...needs } = yield* dependencies(subject)
   const manifest: SnapshotManifest = {
     version: 1,
     number: snapshot.number,

@@ -19,7 +19,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import { parseExact } from "./exactJson.ts"
+import { parseExact } from "../exactJson.ts"
 
 /** The longest answer is the list of all PCI devices: some hundred KiB with 150 disks. */
 const lineMaxBytes = 4 * 1024 * 1024

@@ -4,6 +4,7 @@ import * as fs from "node:fs/promises"
 import * as Effect from "effect/Effect"
 import { run } from "../../host/Command.ts"
 import { accelerator, probeKvm } from "../../host/Kvm.ts"
+import { compareVersions } from "../../host/version.ts"
 import { VmmFault } from "../Vmm.ts"
 import type { QemuHost } from "./args.ts"
 
@@ -16,18 +17,6 @@ const refused = (reason: string, cause?: unknown) => new VmmFault({ operation: "
 /** The version in what `--version` prints, such as 7.2.22. */
 export const versionOf = (text: string): string | undefined =>
   /^QEMU emulator version (\d+\.\d+(?:\.\d+)?)/m.exec(text)?.[1]
-
-const numbers = (version: string): ReadonlyArray<number> => version.split(".").map(Number)
-
-/** Negative where the left version is the older one; absent parts count as 0. */
-export const compareVersions = (left: string, right: string): number => {
-  const [a, b] = [numbers(left), numbers(right)]
-  for (let at = 0; at < Math.max(a.length, b.length); at++) {
-    const difference = (a[at] ?? 0) - (b[at] ?? 0)
-    if (difference !== 0) return difference
-  }
-  return 0
-}
 
 /** The newest versioned q35 type in what `-machine help` prints; distributions' own types are left alone. */
 export const newestMachine = (help: string): string | undefined => {

@@ -10,7 +10,6 @@
  * Sockets live in the VM's run directory: qmp.sock, agent.sock, and migrate.sock while a snapshot is taken or loaded.
  * The directory is the caller's; where a spawn fails, what it put there is gone again.
  */
-import { existsSync, watch } from "node:fs"
 import * as fs from "node:fs/promises"
 import * as path from "node:path"
 import type * as Cause from "effect/Cause"
@@ -35,6 +34,7 @@ import {
   type VmmRef,
   type VmmSession
 } from "../Vmm.ts"
+import { appears } from "../appears.ts"
 import { exitFifoName, VmmLauncher } from "../VmmProcess.ts"
 import {
   agentSocket,
@@ -45,6 +45,7 @@ import {
   type QemuHost,
   qmpSocket
 } from "./args.ts"
+import { copyOnly } from "../restoring.ts"
 import { discover } from "./discovery.ts"
 import { addDisk, occupiedPorts, removeDisk, resizeDisk } from "./disks.ts"
 import { coldPorts, placementProblem } from "./layout.ts"
@@ -110,22 +111,6 @@ const clearRunDirectory = (runDirectory: string) =>
       ].map((file) => fs.rm(file, { force: true }))
     )
   )
-
-/** Ends when there is such a file; the directory must be there. */
-const appears = (file: string): Effect.Effect<void> =>
-  Effect.callback<void>((done) => {
-    const watcher = watch(path.dirname(file))
-    const finish = () => {
-      watcher.close()
-      done(Effect.void)
-    }
-    watcher.on("error", finish).on("change", (_, name) => {
-      if (name === path.basename(file)) finish()
-    })
-    // It may have come before the watch began.
-    if (existsSync(file)) finish()
-    return Effect.sync(() => watcher.close())
-  })
 
 /** The first connection to a QEMU that is starting. */
 const connectFirst = (runDirectory: string) => {
@@ -304,10 +289,12 @@ export const qemuLayer: Layer.Layer<Vmm, VmmFault, Settings | Files | VmmLaunche
       return {
         kind: "qemu",
         version: host.qemu.version,
+        versions: [host.qemu.version],
         accelerator: host.qemu.accelerator,
         capabilities: { snapshot: true, memoryGrowth: true, hotDisks: true },
         spawn: spawn(host),
         spawnRestoring: spawnRestoring(host),
+        restoreObstacle: copyOnly("qemu", host.qemu.version),
         attach: attach(host),
         fingerprint: (config) => fingerprint(host.qemu, config)
       }

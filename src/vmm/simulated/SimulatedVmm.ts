@@ -151,10 +151,13 @@ const vmm = Layer.effect(
   Effect.map(host, (it) => ({
     kind: "simulated" as const,
     version: simulatedVersion,
+    versions: [simulatedVersion],
     accelerator: "none" as const,
     capabilities: { snapshot: true, memoryGrowth: true, hotDisks: true },
     spawn: (config) => spawn(it, config),
     spawnRestoring: (config, directory, files) => spawnRestoring(it, config, directory, files),
+    // There is no memory behind a simulated guest: every way to load it is the same.
+    restoreObstacle: () => null,
     attach: (ref) =>
       Effect.suspend(() => {
         const process = lookup(it.world, ref.process)

@@ -13,7 +13,7 @@ const bytes = (...values: ReadonlyArray<number>) => Uint8Array.from(values)
 const sound: Survey = {
   isRoot: true,
   qemu: found("7.2.22"),
-  cloudHypervisor: { _tag: "Missing" },
+  cloudHypervisor: [{ _tag: "Missing" }],
   kvm: { _tag: "Usable" },
   tools: {
     skopeo: found("1.9.3"),
@@ -77,7 +77,7 @@ const cases: ReadonlyArray<{
   },
   {
     name: "Cloud Hypervisor without KVM",
-    survey: { cloudHypervisor: found("53.0"), kvm: { _tag: "NoDevice" } },
+    survey: { cloudHypervisor: [found("53.0")], kvm: { _tag: "NoDevice" } },
     env: { VMM: "cloud-hypervisor" },
     check: "accelerator",
     detail: /no KVM device/,
@@ -213,10 +213,10 @@ describe("the doctor", () => {
 
   it("judges the VMM that auto comes to", () => {
     const vmmOf = (survey: Partial<Survey>) => evaluate(settings(), { ...sound, ...survey })[0]?.name
-    const cloudHypervisor = found("53.0")
+    const cloudHypervisor = [found("53.0"), found("51.2")]
     assert.strictEqual(vmmOf({ cloudHypervisor }), "cloud-hypervisor")
     assert.strictEqual(vmmOf({ cloudHypervisor, kvm: { _tag: "NoDevice" } }), "qemu")
-    assert.strictEqual(vmmOf({ cloudHypervisor: found("50.0") }), "qemu")
+    assert.strictEqual(vmmOf({ cloudHypervisor: [found("53.0"), found("50.0")] }), "qemu")
     assert.strictEqual(vmmOf({}), "qemu")
   })
 

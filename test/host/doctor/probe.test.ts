@@ -32,7 +32,7 @@ describe("the doctor's eyes", () => {
         })
       )
       assert.deepStrictEqual(seen.qemu, { _tag: "Found", version: "9.1.2" })
-      assert.deepStrictEqual(seen.cloudHypervisor, { _tag: "Missing" })
+      assert.deepStrictEqual(seen.cloudHypervisor, [{ _tag: "Missing" }])
       const broken = program(path.join(directory, "broken"), "echo no luck >&2; exit 3")
       const again = yield* survey.pipe(withSettings({ DATA_DIR: directory, QEMU_BIN: broken }))
       assert.strictEqual(again.qemu._tag, "Broken")

@@ -6,7 +6,7 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import { connect, type QmpEvent } from "../../../src/vmm/qemu/Qmp.ts"
-import { parseExact } from "../../../src/vmm/qemu/exactJson.ts"
+import { parseExact } from "../../../src/vmm/exactJson.ts"
 import { type Command, fakeQmp, greeting, reply } from "../../support/vmmFakeQmp.ts"
 
 const Status = Schema.Struct({ status: Schema.String, running: Schema.Boolean })

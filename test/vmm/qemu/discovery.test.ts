@@ -2,7 +2,8 @@ import * as fs from "node:fs"
 import * as path from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import { compareVersions, discover, newestMachine, versionOf } from "../../../src/vmm/qemu/discovery.ts"
+import { discover, newestMachine, versionOf } from "../../../src/vmm/qemu/discovery.ts"
+import { compareVersions } from "../../../src/host/version.ts"
 import { temporaryDirectory } from "../../support/temporary.ts"
 
 const help = `Supported machines are:

@@ -1,5 +1,5 @@
 /**
- * JSON as QEMU writes it: 64-bit counters and sizes that a double cannot hold. An integer beyond 2^53-1 becomes a bigint
+ * JSON as VMMs write it: 64-bit counters and sizes that a double cannot hold. An integer beyond 2^53-1 becomes a bigint
  * with every digit; all else is what JSON.parse makes of it.
  */
 
