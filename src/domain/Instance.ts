@@ -49,7 +49,9 @@ export type RestartPolicy = typeof RestartPolicy.Type
  * How the memory of a snapshot comes back: `copy` reads all of it before the guest goes on, `on_demand` brings each page
  * when the guest first needs it, `auto` is the safest one that the VMM has.
  */
-export const RestoreMode = Schema.Literals(["auto", "copy", "on_demand"]).annotate({ identifier: "RestoreMode" })
+export const RestoreMode = Schema.Literals(["auto", "copy", "on_demand"]).annotate({
+  identifier: "RestoreMode"
+})
 export type RestoreMode = typeof RestoreMode.Type
 
 export const VmmKind = Schema.Literals(["cloud-hypervisor", "qemu", "simulated"]).annotate({
