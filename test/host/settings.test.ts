@@ -73,6 +73,15 @@ describe("who can reach the port", () => {
   })
 })
 
+it("CLOUD_HYPERVISOR_BIN names releases side by side, in their order", () => {
+  expect(decode({ CLOUD_HYPERVISOR_BIN: "ch" }).cloudHypervisorBin).toEqual(["ch"])
+  expect(decode({ CLOUD_HYPERVISOR_BIN: "/opt/53/ch:/opt/52/ch:ch" }).cloudHypervisorBin).toEqual([
+    "/opt/53/ch",
+    "/opt/52/ch",
+    "ch"
+  ])
+})
+
 const wrong: ReadonlyArray<readonly [string, ReadonlyArray<string>, RegExp]> = [
   ["PORT", ["65536", "-1", "80.5", "http", "8e3", " 80", "0x50", "99999999"], /port number from 0 to 65535/u],
   ["HOST", ["300.1.1.1", "a b", "-x", "host_name", "1.2.3", "http://x"], /IP address or a host name/u],
@@ -101,7 +110,11 @@ const wrong: ReadonlyArray<readonly [string, ReadonlyArray<string>, RegExp]> = [
   ["IMAGE_SOURCE", ["docker", "AUTO"], /one of auto, containerd, registry/u],
   ["JWT_SECRET", ["short", "é".repeat(15)], /at least 32 bytes/u],
   ["VMM", ["kvm", "firecracker"], /one of auto, cloud-hypervisor, qemu, simulated/u],
-  ["CLOUD_HYPERVISOR_BIN", ["./ch", "a b", "-x"], /program's name or its absolute path/u],
+  [
+    "CLOUD_HYPERVISOR_BIN",
+    ["./ch", "a b", "-x", "ch:", "ch::ch", ":ch", "/a:b c", "a:".repeat(16) + "a"],
+    /program's name or its absolute path/u
+  ],
   ["QEMU_BIN", ["bin/qemu", "qemu;rm"], /program's name or its absolute path/u],
   ["QEMU_ACCEL", ["hvf", "KVM"], /one of auto, kvm, tcg/u],
   ["KERNEL_PATH", ["vmlinuz", "./vmlinuz"], /absolute path/u],

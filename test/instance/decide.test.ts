@@ -244,6 +244,38 @@ describe("the contract's table", () => {
   })
 })
 
+describe("a restore that names how the memory comes back", () => {
+  const { states } = explore("never")
+  const from = (name: string) => {
+    const found = states.get(name)
+    assert.isDefined(found)
+    return found
+  }
+
+  it("says so to its work, and one that names nothing leaves it to the driver", () => {
+    for (const [mode, expected] of [
+      ["on_demand", "on_demand"],
+      ["copy", "copy"],
+      [undefined, "auto"]
+    ] as const) {
+      const decision = decide(from("Standby(running)"), {
+        _tag: "Restore",
+        resume: true,
+        ...(mode === undefined ? {} : { mode })
+      })
+      assert(decision._tag === "Accepted")
+      assert.deepInclude(work(decision.next), { _tag: "Load", mode: expected })
+    }
+  })
+
+  it("is not promised while the standby still ends, where nothing would remember it", () => {
+    const ending = [...states].find(([name]) => name.startsWith("Ending(Standby"))?.[1]
+    assert.isDefined(ending)
+    assert.strictEqual(decide(ending, { _tag: "Restore", resume: true, mode: "on_demand" })._tag, "Denied")
+    assert.strictEqual(decide(ending, { _tag: "Restore", resume: true })._tag, "Accepted")
+  })
+})
+
 describe("a standby that does not succeed", () => {
   it("gives the guest back as it was, and says why", () => {
     const { states } = explore("never")

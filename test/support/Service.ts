@@ -200,6 +200,11 @@ export const startService = (options: ServiceOptions = {}): Effect.Effect<Servic
       HOST: "127.0.0.1",
       PORT: `${port}`,
       DATA_DIR: dataDir,
+      // QEMU runs everywhere; `VMM=cloud-hypervisor npm run test:live` leads the same tests over the other driver.
+      VMM: process.env["VMM"] ?? "qemu",
+      ...(process.env["CLOUD_HYPERVISOR_BIN"] === undefined
+        ? {}
+        : { CLOUD_HYPERVISOR_BIN: process.env["CLOUD_HYPERVISOR_BIN"] }),
       KERNEL_PATH: system.kernel,
       INITRD_PATH: system.initrd,
       LOG_FORMAT: "json",
