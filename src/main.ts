@@ -16,6 +16,7 @@ import { layout, Paths } from "./host/Paths.ts"
 import { ServiceLock } from "./host/ServiceLock.ts"
 import { Settings, SettingsRefused } from "./host/Settings.ts"
 import { doctor } from "./host/doctor/doctor.ts"
+import { fsckCommand } from "./fsck.ts"
 import { layerHealth } from "./health.ts"
 import { layerServer } from "./http/server.ts"
 import { imagesLayer } from "./image/ImagesLayer.ts"
@@ -63,15 +64,17 @@ const report = Effect.gen(function* () {
   process.exitCode = exitCode
 }).pipe(Effect.provide(Settings.layer))
 
-const usage = "usage: dataplane [serve | doctor]"
+const usage = "usage: dataplane [serve | doctor | fsck [--repair]]"
 
-const program = (command: string | undefined) => {
+const program = (command: string | undefined): Effect.Effect<void, unknown> => {
   switch (command) {
     case undefined:
     case "serve":
       return Layer.launch(layerService)
     case "doctor":
       return report
+    case "fsck":
+      return fsckCommand(process.argv.slice(3))
     default:
       return Effect.fail(new SettingsRefused({ variable: "command", shown: command, right: usage }))
   }

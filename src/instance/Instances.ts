@@ -5,6 +5,7 @@ import type * as Option from "effect/Option"
 import type * as Stream from "effect/Stream"
 import type { InstanceEvent } from "../domain/Event.ts"
 import type { ImageId, InstanceId } from "../domain/Ids.ts"
+import type { ImageGcReport } from "../domain/Image.ts"
 import type { CreateInstance, Instance, InstanceState, PatchInstance, Verb } from "../domain/Instance.ts"
 import type {
   Busy,
@@ -118,5 +119,7 @@ export class Instances extends Context.Service<
     readonly events: (after: Option.Option<number>) => Stream.Stream<InstanceEvent>
     /** Runs `Images.remove` under the lock that create takes, so that no instance appears in between. */
     readonly removeImage: (id: ImageId) => Effect.Effect<void, ImageNotFound | ImageInUse>
+    /** Removes what neither an image nor an instance needs; happens by itself every minute. */
+    readonly collectImages: Effect.Effect<ImageGcReport>
   }
 >()("dataplane/instance/Instances") {}

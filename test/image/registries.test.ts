@@ -108,7 +108,7 @@ const withHome = <A, E, R>(
 /** bcrypt of `secret`. */
 const htpasswd = "robot:$2y$05$Du8cuagv2KPiefTsmf9O6OAXR4/HkX3.Xjs64a1rjmQGS.uWQmhai\n"
 
-const helper = (domain: string) => `#!/bin/sh
+const credentialProgram = (domain: string) => `#!/bin/sh
 read -r server
 [ "$1" = get ] && [ "$server" = ${domain} ] || exit 1
 echo '{"ServerURL":"${domain}","Username":"robot","Secret":"secret"}'
@@ -148,7 +148,7 @@ describe("credentials", () => {
       "a credential helper that docker's config.json names",
       (domain: string) => ({
         ".docker/config.json": JSON.stringify({ credHelpers: { [domain]: "test" } }),
-        "bin/docker-credential-test": helper(domain)
+        "bin/docker-credential-test": credentialProgram(domain)
       })
     ]
   ] as const)("of %s are used", ([, files]) =>

@@ -299,7 +299,8 @@ const fakeInstances = (world: FakeWorld): Instances["Service"] => {
       call("logs", [id, request], world.failures.logs, () =>
         Effect.map(find(id), () => world.logs(id, request))
       ),
-    removeImage: (id) => call("removeImage", [id], world.failures.removeImage, () => imageRemoved(world, id))
+    removeImage: (id) => call("removeImage", [id], world.failures.removeImage, () => imageRemoved(world, id)),
+    collectImages: Effect.succeed({ layers_removed: 0, bytes_freed: 0 })
   }
 }
 
