@@ -17,6 +17,7 @@ import { isTemporary } from "./convertLayer.ts"
 import { fromHost, type ImageFault } from "./ImageFault.ts"
 import { decode, type ImageRecord, isWorking, layersOf } from "./ImageRecord.ts"
 import { checkSeal } from "./seal.ts"
+import { isSpent } from "./sources/spentBlob.ts"
 
 export interface Finding {
   readonly kind: "record" | "layer" | "blob" | "leftover"
@@ -173,7 +174,7 @@ const checkPulls = Effect.fnUntraced(function* (run: Run, records: ReadonlyArray
     for (const hex of yield* files.list(`${pull}/blobs/sha256`)) {
       const file = `${pull}/blobs/sha256/${hex}`
       const stat = yield* files.stat(file)
-      if (Option.isNone(stat) || stat.value.size === 0) continue
+      if (Option.isNone(stat) || stat.value.size === 0 || isSpent(hex)) continue
       blobs += 1
       if ((yield* digestHexOf(file)) === hex) continue
       yield* removable(run, file, {
