@@ -11,26 +11,16 @@
 import { mkdirSync } from "node:fs"
 import * as path from "node:path"
 import { benchApi } from "./bench/api.ts"
-import { benchImage, imageRatioAim } from "./bench/image.ts"
 import { benchLifecycle } from "./bench/lifecycle.ts"
+import { benchPull } from "./bench/pull.ts"
 import { benchScale } from "./bench/scale.ts"
 import { format, machine, type Row, spread, writeJson } from "./bench/table.ts"
 import { liveObstacle } from "../test/support/liveHost.ts"
 
 const apiRateAim = 0.5
 
-const imageRows = async (quick: boolean): Promise<ReadonlyArray<Row>> => {
-  const rows = await benchImage(quick ? { rounds: 1, blobBytes: 60e6, smallFiles: 10_000 } : { rounds: 3 })
-  return rows.map((row) => ({
-    part: "image",
-    what: `blob to root file system, ${row.image}, ${row.blob_mb} MB`,
-    unit: "ms",
-    ours: spread([row.ours_ms]),
-    baseline: { name: "umoci unpack + mkfs.erofs -zlz4", spread: spread([row.theirs_ms]) },
-    aim: `<= ${imageRatioAim}x`,
-    met: row.ratio <= imageRatioAim
-  }))
-}
+const imageRows = (quick: boolean): Promise<ReadonlyArray<Row>> =>
+  benchPull(quick ? { rounds: 1, blobBytes: 60e6, smallFiles: 10_000 } : { rounds: 3 })
 
 const apiRows = async (quick: boolean): Promise<ReadonlyArray<Row>> => {
   const rows = await benchApi(quick ? { rounds: 3, roundMs: 700 } : {})
@@ -59,7 +49,7 @@ const parts: ReadonlyArray<{
     tools: [],
     run: (quick) => benchLifecycle(quick ? { boots: 2, cycles: 2, starts: 4 } : {})
   },
-  { name: "image", tools: ["umoci", "mkfs.erofs"], run: imageRows },
+  { name: "image", tools: ["umoci", "mkfs.erofs", "docker-registry", "skopeo"], run: imageRows },
   { name: "api", tools: [], run: apiRows },
   {
     name: "scale",

@@ -26,11 +26,17 @@ const conformance = Effect.flatMap(
   ([{ conformance }, { Settings }]) => Effect.provide(conformance, Settings.layer)
 )
 
+const checkImages = (repair: boolean) =>
+  Effect.flatMap(
+    Effect.promise(() => import("./fsck.ts")),
+    (it) => it.checkImages(repair)
+  )
+
 const commandLine = (words: ReadonlyArray<string>) =>
   Effect.flatMap(
     Effect.promise(() => Promise.all([import("./cli/cli.ts"), import("./cli/LocalService.ts")])),
     ([{ runCommandLine }, { LocalService }]) =>
-      Effect.provideService(runCommandLine(words), LocalService, { serve, doctor, conformance })
+      Effect.provideService(runCommandLine(words), LocalService, { serve, doctor, conformance, checkImages })
   ).pipe(
     Effect.map((code) => {
       process.exitCode = code

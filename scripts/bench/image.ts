@@ -38,7 +38,7 @@ export interface ImageRow {
   readonly theirs_mb: number
 }
 
-interface Blob {
+export interface Blob {
   readonly name: string
   readonly file: string
   readonly bytes: number
@@ -65,7 +65,7 @@ const store = async (name: string, file: string, tar: Readable): Promise<Blob> =
 }
 
 /** This machine's own programs and libraries, as a layer of at least that many bytes where it has as many. */
-const programs = async (file: string, blobBytes: number): Promise<Blob> => {
+export const programs = async (file: string, blobBytes: number): Promise<Blob> => {
   // A tar of programs packs to about a third.
   const wanted = blobBytes * 3
   const names: Array<string> = []
@@ -91,7 +91,8 @@ const programs = async (file: string, blobBytes: number): Promise<Blob> => {
   return blob
 }
 
-const smallFiles = (file: string, count: number): Promise<Blob> => {
+/** `salt`: another one gives other contents. */
+export const smallFiles = (file: string, count: number, salt = ""): Promise<Blob> => {
   const blank = {
     mode: 0o644,
     uid: 0,
@@ -107,7 +108,7 @@ const smallFiles = (file: string, count: number): Promise<Blob> => {
     for (let at = 0; at < count; at++) {
       if (at % 100 === 0)
         yield TarWriter.header({ ...blank, name: `d${at / 100}/`, type: "directory", mode: 0o755, size: 0 })
-      const seed = createHash("sha512").update(`${at}`).digest("base64")
+      const seed = createHash("sha512").update(`${salt}${at}`).digest("base64")
       const body = Buffer.from(`${seed}, and text that packs well.\n`.repeat(4 + (at % 30)))
       yield TarWriter.header({
         ...blank,
@@ -147,7 +148,8 @@ const ours = async (blob: Blob, directory: string) => {
   return { ms, size }
 }
 
-const writeLayout = async (blob: Blob, directory: string) => {
+/** An OCI layout of one image, `bench`, with these layers. */
+export const writeLayout = async (layersOf: ReadonlyArray<Blob>, directory: string) => {
   const blobs = path.join(directory, "blobs/sha256")
   await fs.mkdir(blobs, { recursive: true })
   const put = async (bytes: Buffer) => {
@@ -157,16 +159,20 @@ const writeLayout = async (blob: Blob, directory: string) => {
   }
   const json = (value: unknown) => Buffer.from(JSON.stringify(value))
   const type = "application/vnd.oci.image"
-  await fs.link(blob.file, path.join(blobs, blob.digest.slice("sha256:".length)))
+  for (const it of layersOf) await fs.link(it.file, path.join(blobs, it.digest.slice("sha256:".length)))
   const config = await put(
     json({
       os: "linux",
       architecture: "amd64",
       config: {},
-      rootfs: { type: "layers", diff_ids: [blob.diffId] }
+      rootfs: { type: "layers", diff_ids: layersOf.map((it) => it.diffId) }
     })
   )
-  const layers = [{ mediaType: `${type}.layer.v1.tar+gzip`, digest: blob.digest, size: blob.bytes }]
+  const layers = layersOf.map((it) => ({
+    mediaType: `${type}.layer.v1.tar+gzip`,
+    digest: it.digest,
+    size: it.bytes
+  }))
   const manifest = await put(
     json({ schemaVersion: 2, config: { mediaType: `${type}.config.v1+json`, ...config }, layers })
   )
@@ -195,7 +201,7 @@ const theirs = async (layoutDirectory: string, directory: string) => {
 
 const compare = async (blob: Blob, directory: string, rounds: number): Promise<ImageRow> => {
   const layoutDirectory = path.join(directory, `layout-${path.basename(blob.file)}`)
-  await writeLayout(blob, layoutDirectory)
+  await writeLayout([blob], layoutDirectory)
   const mine: Array<{ readonly ms: number; readonly size: number }> = []
   const other: Array<{ readonly ms: number; readonly size: number }> = []
   for (let round = 0; round < rounds; round++) {

@@ -5,7 +5,7 @@ import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import * as OpenApi from "effect/http-api/OpenApi"
 import { ImageId } from "../domain/Ids.ts"
-import { CreateImage, Image } from "../domain/Image.ts"
+import { CreateImage, Image, ImageGcReport } from "../domain/Image.ts"
 import {
   Busy,
   ImageExists,
@@ -54,6 +54,13 @@ export class ImagesGroup extends HttpApiGroup.make("images")
         summary: "Import an archive",
         description:
           "The body is a tar as `docker save` or an OCI layout makes it. Answers when it is received; conversion goes on."
+      })
+    ),
+    HttpApiEndpoint.post("collect", "/gc", { success: ImageGcReport }).annotateMerge(
+      OpenApi.annotations({
+        summary: "Collect garbage",
+        description:
+          "Forgets older versions of images (their tag moved on) that no instance was created from, and removes the layers that no image needs. Happens by itself every minute; this one answers when it is done."
       })
     ),
     HttpApiEndpoint.get("get", "/:id", { params: id, success: Image, error: ImageNotFound }).annotateMerge(

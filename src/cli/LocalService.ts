@@ -16,5 +16,7 @@ export class LocalService extends Context.Service<
     readonly doctor: Effect.Effect<Report, unknown>
     /** The same of the VMM's programs, each taken through a guest's life. */
     readonly conformance: Effect.Effect<Report, unknown>
+    /** Holds what is stored of images against its checksums; `repair`: only where no service runs on the directory. */
+    readonly checkImages: (repair: boolean) => Effect.Effect<Report, unknown>
   }
 >()("dataplane/cli/LocalService") {}

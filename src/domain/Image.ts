@@ -31,6 +31,22 @@ export const ImageConfig = Schema.Struct({
 })
 export type ImageConfig = typeof ImageConfig.Type
 
+/** What the layers of an image's current version take on this host's disk. */
+export const ImageDisk = Schema.Struct({
+  own_bytes: Count.annotate({
+    description: "Of layers that no other image has: what its removal gives back."
+  }),
+  shared_bytes: Count.annotate({ description: "Of layers that other images have as well; kept once." })
+}).annotate({ identifier: "ImageDisk" })
+export type ImageDisk = typeof ImageDisk.Type
+
+/** What a garbage collection removed. */
+export const ImageGcReport = Schema.Struct({
+  layers_removed: Count,
+  bytes_freed: Count
+}).annotate({ identifier: "ImageGcReport" })
+export type ImageGcReport = typeof ImageGcReport.Type
+
 export const Image = Schema.Struct({
   id: ImageId,
   name: Schema.String,
@@ -39,6 +55,7 @@ export const Image = Schema.Struct({
   progress: ImageProgress,
   error: Schema.NullOr(Schema.String),
   size_bytes: Count,
+  disk: Schema.optionalKey(ImageDisk),
   ...ImageConfig.fields,
   created_at: Timestamp
 }).annotate({ identifier: "Image", description: "An OCI image on this host." })

@@ -19,6 +19,7 @@ export const layerImages = HttpApiBuilder.group(
         list: () => images.list,
         create: ({ payload }) => images.create(payload),
         get: ({ params }) => images.get(params.id),
+        collect: () => instances.collectImages,
         remove: ({ params }) => instances.removeImage(params.id)
       })
       .handleRaw("import", ({ query, request }) =>

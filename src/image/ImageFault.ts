@@ -17,6 +17,8 @@ export const ImageFaultReason = Schema.Literals([
   /** A bound of the dataplane would be exceeded. */
   "too-large",
   "no-space",
+  /** The blob was given up while it was read, and is needed once more: it has to be fetched again. */
+  "spent",
   /** A tool or a file of this host failed. */
   "host"
 ])

@@ -5,16 +5,17 @@
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type { Digest, ImageId } from "../domain/Ids.ts"
+import type { ImageGcReport } from "../domain/Image.ts"
 
 export class ImageGc extends Context.Service<
   ImageGc,
   {
     /**
      * Forgets every older version (its tag moved on) that is not in `inUse`, and removes the layers that no image needs.
-     * Current versions stay, used or not. Faults of the disk are logged and left for the next time.
+     * Current versions stay, used or not. Faults of the disk are logged and left for the next time. Gives what was removed.
      */
     readonly collect: (
       inUse: ReadonlyArray<{ readonly id: ImageId; readonly digest: Digest }>
-    ) => Effect.Effect<void>
+    ) => Effect.Effect<ImageGcReport>
   }
 >()("dataplane/image/ImageGc") {}

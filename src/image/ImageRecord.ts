@@ -8,7 +8,14 @@
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { Digest, ImageId, Timestamp } from "../domain/Ids.ts"
-import { type BootImage, type Image, ImageConfig, type ImageProgress, ImageStatus } from "../domain/Image.ts"
+import {
+  type BootImage,
+  type Image,
+  ImageConfig,
+  type ImageDisk,
+  type ImageProgress,
+  ImageStatus
+} from "../domain/Image.ts"
 import type { Layout } from "../host/Paths.ts"
 import { placesOf } from "./layers.ts"
 import { ImageManifest } from "./manifest.ts"
@@ -63,6 +70,33 @@ export const toImage = (record: ImageRecord, progress: ImageProgress): Image => 
     ...(current?.config ?? work?.config ?? nothing),
     created_at: record.created_at
   }
+}
+
+const keysOf = (record: ImageRecord): ReadonlySet<Digest> =>
+  new Set(
+    [...(record.current === null ? [] : [record.current]), ...record.previous].flatMap((it) =>
+      it.layers.map(({ key }) => key)
+    )
+  )
+
+/** How many of the records have a layer, by its name. */
+export const countUsers = (records: ReadonlyArray<ImageRecord>): ReadonlyMap<Digest, number> => {
+  const users = new Map<Digest, number>()
+  for (const record of records) for (const key of keysOf(record)) users.set(key, (users.get(key) ?? 0) + 1)
+  return users
+}
+
+/** What the current version takes on the disk, each layer counted once. */
+export const diskOf = (
+  { current }: ImageRecord,
+  users: ReadonlyMap<Digest, number>,
+  sizeOf: (key: Digest) => number
+): ImageDisk => {
+  const disk = { own_bytes: 0, shared_bytes: 0 }
+  for (const key of new Set(current?.layers.map((it) => it.key))) {
+    disk[(users.get(key) ?? 0) > 1 ? "shared_bytes" : "own_bytes"] += sizeOf(key)
+  }
+  return disk
 }
 
 export const toBootImage = (id: ImageId, version: ImageVersion, paths: Layout): BootImage => ({

@@ -13,7 +13,7 @@ import type { ImageProgress } from "../domain/Image.ts"
 import { Files } from "../host/Files.ts"
 import { type Layout, Paths } from "../host/Paths.ts"
 import { decode, encode, type ImageRecord, isWorking, layersOf } from "./ImageRecord.ts"
-import type { Layers } from "./layers.ts"
+import type { Freed, Layers } from "./layers.ts"
 
 export interface Entry {
   readonly record: ImageRecord
@@ -82,20 +82,25 @@ const change = (
     return Effect.as(written, Option.some(record))
   })
 
+const nothingFreed: Freed = { layers: 0, bytes: 0 }
+
 /** What no record names goes. Faults are left for the next time. */
 const collect = (host: Host) =>
   Effect.gen(function* () {
     const { files, paths, layers, entries, unreadable } = host
-    if (unreadable.size > 0) return
+    if (unreadable.size > 0) return nothingFreed
     const records = [...entries.values()].map((it) => it.record)
-    yield* layers.retain(new Set<Digest>(records.flatMap(layersOf)))
+    const freed = yield* layers.retain(new Set<Digest>(records.flatMap(layersOf)))
     const pulls = new Set(records.filter((it) => it.work !== null).map((it) => paths.pull(it.id)))
     for (const name of yield* files.list(paths.pulls)) {
       const pull = `${paths.pulls}/${name}`
       if (!pulls.has(pull)) yield* files.remove(pull)
     }
+    return freed
   }).pipe(
-    Effect.catch((fault) => Effect.logWarning(`Collecting what no image needs failed: ${fault.message}`)),
+    Effect.catch((fault) =>
+      Effect.as(Effect.logWarning(`Collecting what no image needs failed: ${fault.message}`), nothingFreed)
+    ),
     Effect.uninterruptible
   )
 

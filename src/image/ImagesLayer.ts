@@ -21,6 +21,7 @@ import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type * as Stream from "effect/Stream"
 import { type Digest, ImageId, type InstanceId } from "../domain/Ids.ts"
+import type { ImageGcReport } from "../domain/Image.ts"
 import { Busy, ImageInUse, ImageNotFound, ImageNotReady } from "../domain/problems.ts"
 import { Files } from "../host/Files.ts"
 import type { FileFault } from "../host/Fault.ts"
@@ -28,7 +29,7 @@ import { Paths } from "../host/Paths.ts"
 import { Settings } from "../host/Settings.ts"
 import { type Admission, admitArchive, admitReference, uploadPrefix } from "./admit.ts"
 import { ImageGc } from "./ImageGc.ts"
-import { isWorking, toBootImage, toImage, versionOf } from "./ImageRecord.ts"
+import { countUsers, diskOf, isWorking, toBootImage, toImage, versionOf } from "./ImageRecord.ts"
 import { Images } from "./Images.ts"
 import { type Entry, type ImageStore, makeImageStore, startOf } from "./ImageStore.ts"
 import { type Layers, makeLayers } from "./layers.ts"
@@ -46,6 +47,8 @@ export interface ImageBounds extends LayerBounds, ArchiveBounds, SourceBounds {
   readonly workMax: number
   /** Archives that are received at once; more are refused with 503. */
   readonly uploadsAtOnce: number
+  /** Below this many free bytes, what can be had again is let go: broken pulls, and what containerd keeps for us. */
+  readonly lowSpaceBytes: number
 }
 
 export const defaultImageBounds: ImageBounds = {
@@ -55,6 +58,7 @@ export const defaultImageBounds: ImageBounds = {
   workAtOnce: 2,
   workMax: 64,
   uploadsAtOnce: 4,
+  lowSpaceBytes: 2 * 2 ** 30,
   pullRetryTimes
 }
 
@@ -140,9 +144,15 @@ const collect = Effect.fnUntraced(
         previous: now.previous.filter((it) => isUsed(it.digest))
       }))
     }
-    yield* store.collect
+    const { layers, bytes } = yield* store.collect
+    return { layers_removed: layers, bytes_freed: bytes } satisfies ImageGcReport
   },
-  Effect.catch((fault: FileFault) => Effect.logWarning(`Forgetting image versions failed: ${fault.message}`))
+  Effect.catch((fault: FileFault) =>
+    Effect.as(Effect.logWarning(`Forgetting image versions failed: ${fault.message}`), {
+      layers_removed: 0,
+      bytes_freed: 0
+    })
+  )
 )
 
 /** Whatever no running work owns: nothing runs yet. */
@@ -161,17 +171,21 @@ const sweep = Effect.fnUntraced(function* ({ files, paths, store }: Admission, l
 const resume = Effect.fnUntraced(function* ({ store, work, run }: Admission, layers: Layers) {
   for (const { record } of store.all()) {
     const { id, current } = record
-    const here = yield* Effect.forEach(current?.layers ?? [], (it) =>
-      layers.has(it.key).pipe(Effect.orElseSucceed(() => true))
+    const sizes = yield* Effect.forEach(current?.layers ?? [], (it) =>
+      layers.learn(it.key).pipe(Effect.orElseSucceed(() => Number.NaN))
     )
-    if (isWorking(record) && record.source === "registry") {
+    const isLacking = sizes.includes(0)
+    if (record.source === "registry" && (isWorking(record) || isLacking)) {
       const reference = yield* Effect.fromResult(parse(record.name)).pipe(Effect.orDie)
-      yield* store.update(id, (it) => ({ ...it, status: "pending" }), startOf("pending"))
-      yield* run(id, work.pull(id, reference))
+      // What is lost is brought back as it was: instances are pinned to that digest.
+      const digest = isLacking && current !== null ? current.digest : reference.digest
+      const kept = isLacking ? null : current
+      yield* store.update(id, (it) => ({ ...it, status: "pending", current: kept }), startOf("pending"))
+      yield* run(id, work.pull(id, { ...reference, digest }))
     } else if (isWorking(record)) {
       const status = current === null ? "failed" : "ready"
       yield* store.update(id, (it) => ({ ...it, status, error: lostUpload, work: null }), startOf(status))
-    } else if (here.includes(false)) {
+    } else if (isLacking) {
       yield* store.update(
         id,
         (it) => ({ ...it, status: "failed", error: lostLayer, current: null }),
@@ -186,6 +200,20 @@ const resume = Effect.fnUntraced(function* ({ store, work, run }: Admission, lay
 const releaseUnnamed = (store: ImageStore, sources: Sources) =>
   Effect.suspend(() => sources.retain(new Set(store.all().map((it) => it.record.name))))
 
+/** Lets go of what can be had again, where the disk gets full. Images that somebody asked for stay. */
+const relieve = Effect.fnUntraced(
+  function* ({ files, paths, store }: Omit<Admission, "run">, bounds: ImageBounds, sources: Sources) {
+    if ((yield* files.freeBytes(paths.root)) >= bounds.lowSpaceBytes) return
+    for (const { record } of store.all()) {
+      if (isWorking(record) || record.work === null) continue
+      yield* store.update(record.id, (it) => (isWorking(it) ? it : { ...it, work: null }))
+    }
+    yield* store.collect
+    yield* sources.retain(new Set())
+  },
+  Effect.catch((fault: FileFault) => Effect.logWarning(`Making room failed: ${fault.message}`))
+)
+
 const make = Effect.fnUntraced(function* (
   bounds: ImageBounds,
   settings: SourceSettings
@@ -197,20 +225,24 @@ const make = Effect.fnUntraced(function* (
   const slots = Semaphore.makeUnsafe(bounds.workAtOnce)
   const uploads = Semaphore.makeUnsafe(bounds.uploadsAtOnce)
   const fibers = yield* FiberMap.make<ImageId>()
+  const host = { files: yield* Files, paths: yield* Paths, store, work, bounds }
+  const makeRoom = relieve(host, bounds, sources)
   const admission: Admission = {
-    files: yield* Files,
-    paths: yield* Paths,
-    store,
-    work,
-    bounds,
-    run: (id, effect) => FiberMap.run(fibers, id, slots.withPermits(1)(effect))
+    ...host,
+    run: (id, effect) => FiberMap.run(fibers, id, slots.withPermits(1)(Effect.andThen(makeRoom, effect)))
   }
   yield* sweep(admission, layers)
   yield* sources.sweep
   const release = Effect.forkIn(releaseUnnamed(store, sources), yield* Effect.scope)
   yield* release
   yield* resume(admission, layers)
-  const show = ({ record, progress }: Entry) => toImage(record, progress)
+  const showAll = (entries: ReadonlyArray<Entry>) => {
+    const users = countUsers(store.all().map((it) => it.record))
+    return entries.map(({ record, progress }) => ({
+      ...toImage(record, progress),
+      disk: diskOf(record, users, layers.sizeOf)
+    }))
+  }
   const full = new Busy({
     detail: `${bounds.uploadsAtOnce} archives are being received already. Try again later.`
   })
@@ -220,8 +252,12 @@ const make = Effect.fnUntraced(function* (
       uploads
         .withPermitsIfAvailable(1)(admitArchive(admission, id, archive))
         .pipe(Effect.flatMap(Option.match({ onNone: () => Effect.fail(full), onSome: Effect.succeed }))),
-    list: Effect.sync(() => store.all().map(show)),
-    get: (id) => Effect.map(entryOf(store, id), show),
+    list: Effect.sync(() => showAll(store.all())),
+    get: (id) =>
+      Effect.flatMap(entryOf(store, id), (entry) => {
+        const [image] = showAll([entry])
+        return image === undefined ? Effect.fail(notFound(id)) : Effect.succeed(image)
+      }),
     resolve: (image) => resolve(admission, image),
     pinned: (id, digest) => pinned(admission, id, digest),
     remove: (id, users) =>
@@ -230,7 +266,7 @@ const make = Effect.fnUntraced(function* (
         release
       )
   })
-  const gc = ImageGc.of({ collect: (inUse) => collect(store, inUse) })
+  const gc = ImageGc.of({ collect: (inUse) => Effect.tap(collect(store, inUse), () => makeRoom) })
   return Context.make(Images, images).pipe(Context.add(ImageGc, gc))
 })
 

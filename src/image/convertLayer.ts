@@ -23,6 +23,7 @@ import { decompress } from "./decompress.ts"
 import { corrupt, fromHost, hostFault, ImageFault, noSpace, tooLarge } from "./ImageFault.ts"
 import { type LayerBounds, LayerStream, LayerTooLarge } from "./LayerStream.ts"
 import * as LowerLayers from "./LowerLayers.ts"
+import { seal } from "./seal.ts"
 import { TarError } from "./tar/TarEntry.ts"
 import { TarReader } from "./tar/TarReader.ts"
 import * as TarWriter from "./tar/TarWriter.ts"
@@ -203,7 +204,7 @@ const finish = Effect.fnUntraced(function* (conversion: Conversion, packer: Pack
 })
 
 /** squashfs superblock (kernel: squashfs_fs.h): magic at 0, bytes_used at 40. */
-const verify = (target: string): Effect.Effect<void, ImageFault> =>
+const verifyAndSeal = (target: string): Effect.Effect<void, ImageFault> =>
   Effect.tryPromise({
     try: async () => {
       const handle = await fs.open(target, "r")
@@ -213,10 +214,10 @@ const verify = (target: string): Effect.Effect<void, ImageFault> =>
         const { size } = await handle.stat()
         const isWhole = bytesRead === block.length && block.toString("latin1", 0, 4) === "hsqs"
         if (!isWhole || block.readBigUInt64LE(40) > BigInt(size)) throw new Error("not a whole squashfs")
-        await handle.sync()
       } finally {
         await handle.close()
       }
+      await seal(target)
     },
     catch: (cause) => fromHost("Packing a layer", cause)
   })
@@ -251,7 +252,7 @@ const attempt = Effect.fnUntraced(function* (
   if (needed.size > 0 && renames.size === 0) return { _tag: "Again", renames: needed } as const
   const closing = yield* closeLayer(stream, renames, conversion.lower)
   yield* finish(conversion, packed, closing)
-  yield* verify(temporary)
+  yield* verifyAndSeal(temporary)
   yield* Effect.uninterruptible(files.rename(temporary, conversion.target(closing.contextual))).pipe(
     Effect.mapError((cause) => fromHost("Storing a layer", cause))
   )

@@ -84,6 +84,8 @@ interface Host {
   readonly bounds: LayerBounds
   /** One conversion at a time for a place; whoever waited finds the layer made, or makes it. */
   readonly busy: Map<Digest, { readonly lock: Semaphore.Semaphore; waiting: number }>
+  /** Bytes on disk of the layers that were looked at. */
+  readonly sizes: Map<Digest, number>
 }
 
 const exclusively = <A, E, R>({ busy }: Host, place: Digest, effect: Effect.Effect<A, E, R>) =>
@@ -174,26 +176,48 @@ const ensure = Effect.fnUntraced(function* (host: Host, needed: Needed) {
   )
 })
 
-const measure = Effect.fnUntraced(function* ({ files, paths }: Host, layers: ReadonlyArray<PlacedLayer>) {
+/** Bytes of a layer on disk; 0 where it is not here. */
+const learn = ({ files, paths, sizes }: Host, key: Digest) =>
+  files.stat(paths.layer(key)).pipe(
+    tell("Reading a layer"),
+    Effect.map((stat) => {
+      const bytes = stat._tag === "Some" ? stat.value.size : 0
+      if (bytes > 0) sizes.set(key, bytes)
+      return bytes
+    })
+  )
+
+const measure = Effect.fnUntraced(function* (host: Host, layers: ReadonlyArray<PlacedLayer>) {
   const empty = new Set<Digest>()
   let bytes = 0
   for (const key of new Set(layers.map((it) => it.key))) {
-    const stat = yield* files.stat(paths.layer(key)).pipe(tell("Reading a layer"))
-    bytes += stat._tag === "Some" ? stat.value.size : 0
-    if ((yield* namesIn(paths.layer(key))) === 0) empty.add(key)
+    bytes += yield* learn(host, key)
+    if ((yield* namesIn(host.paths.layer(key))) === 0) empty.add(key)
   }
   return { bytes, isEmpty: (layer: PlacedLayer) => empty.has(layer.key) }
 })
 
+/** What was removed. */
+export interface Freed {
+  readonly layers: number
+  readonly bytes: number
+}
+
 const remove = Effect.fnUntraced(function* ({ files, paths }: Host, isGone: (name: string) => boolean) {
+  let [layers, bytes] = [0, 0]
   for (const name of yield* files.list(paths.layers)) {
-    if (isGone(name)) yield* files.remove(`${paths.layers}/${name}`)
+    if (!isGone(name)) continue
+    const stat = yield* files.stat(`${paths.layers}/${name}`)
+    yield* files.remove(`${paths.layers}/${name}`)
+    layers += 1
+    bytes += stat._tag === "Some" ? stat.value.allocated : 0
   }
+  return { layers, bytes } satisfies Freed
 })
 
 export const makeLayers = (bounds: LayerBounds) =>
   Effect.gen(function* () {
-    const host: Host = { files: yield* Files, paths: yield* Paths, bounds, busy: new Map() }
+    const host: Host = { files: yield* Files, paths: yield* Paths, bounds, busy: new Map(), sizes: new Map() }
     return {
       /** True where the layer of that name is here. */
       has: (key: Digest) => has(host, key),
@@ -206,9 +230,13 @@ export const makeLayers = (bounds: LayerBounds) =>
       ensure: (needed: Needed) => ensure(host, needed),
       /** Bytes of the layers on disk, each counted once, and which of them hold no name. */
       measure: (layers: ReadonlyArray<PlacedLayer>) => measure(host, layers),
+      /** Looks at a layer; gives its bytes on disk, 0 where it is not here. */
+      learn: (key: Digest) => learn(host, key),
+      /** Bytes of a layer that was made or looked at; 0 for others. */
+      sizeOf: (key: Digest): number => host.sizes.get(key) ?? 0,
       /** Removes what conversions that never ended left behind. Only while none is at work. */
       sweep: remove(host, isTemporary),
-      /** Removes every finished layer that is not in `needed`. */
+      /** Removes every finished layer that is not in `needed`; gives what that was. */
       retain: (needed: ReadonlySet<Digest>) => {
         const kept = new Set([...needed].map((key) => path.basename(host.paths.layer(key))))
         return remove(host, (name) => !isTemporary(name) && !kept.has(name))

@@ -152,7 +152,12 @@ const isCurrent = Effect.fnUntraced(function* (
 })
 
 /** Brings the blobs that are lacking, and makes layers of them while they come. */
-const bring = Effect.fnUntraced(function* (host: Host, id: ImageId, { manifest, fetch }: Found) {
+const bring = Effect.fnUntraced(function* (
+  host: Host,
+  id: ImageId,
+  { manifest, fetch }: Found,
+  spend: boolean
+) {
   const diffIds = manifest.layers.map((it) => it.diff_id)
   const wanted = yield* host.layers.missing(diffIds)
   const blobs = new Map<number, Deferred.Deferred<LayerBlob, ImageFault>>()
@@ -163,6 +168,7 @@ const bring = Effect.fnUntraced(function* (host: Host, id: ImageId, { manifest, 
   const fetched = fetch({
     wanted,
     directory: host.paths.pull(id),
+    spend,
     arrived: (index, blob) => {
       const deferred = blobs.get(index)
       return deferred === undefined ? Effect.void : Effect.asVoid(Deferred.succeed(deferred, blob))
@@ -212,7 +218,14 @@ const pull = Effect.fnUntraced(function* (host: Host, id: ImageId, reference: Re
     yield* log(host, "image.ready", id, "Image is up to date")
   } else {
     yield* update(host, id, (record) => ({ ...record, work: manifest }), start(manifest, "pulling"))
-    yield* complete(host, id, manifest, yield* Effect.scoped(bring(host, id, found)), startedAt)
+    // Blobs are given up as layers are made of them. The rare layer that must be read twice is fetched twice.
+    const placed = yield* Effect.scoped(bring(host, id, found, true)).pipe(
+      Effect.catchIf(
+        (fault) => fault.reason === "spent",
+        () => Effect.scoped(bring(host, id, found, false))
+      )
+    )
+    yield* complete(host, id, manifest, placed, startedAt)
   }
 })
 

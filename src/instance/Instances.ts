@@ -8,6 +8,7 @@ import type { InstanceEvent } from "../domain/Event.ts"
 import type { ExecOutput, ExecRequest, SignalName, WindowSize } from "../domain/Exec.ts"
 import type { GuestLost, GuestNotReady, GuestRefused } from "../domain/guestProblems.ts"
 import type { ImageId, InstanceId, VolumeId } from "../domain/Ids.ts"
+import type { ImageGcReport } from "../domain/Image.ts"
 import type {
   CreateInstance,
   Instance,
@@ -209,5 +210,7 @@ export class Instances extends Context.Service<
     readonly growVolume: (id: VolumeId, sizeGb: number) => Effect.Effect<VolumeRecord, GrowProblem>
     /** Runs `Images.remove` under the lock that create takes, so that no instance appears in between. */
     readonly removeImage: (id: ImageId) => Effect.Effect<void, ImageNotFound | ImageInUse>
+    /** Removes what neither an image nor an instance needs; happens by itself every minute. */
+    readonly collectImages: Effect.Effect<ImageGcReport>
   }
 >()("dataplane/instance/Instances") {}

@@ -9,6 +9,7 @@ import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import { type ImageId, type InstanceId, timestamp } from "../domain/Ids.ts"
+import type { ImageGcReport } from "../domain/Image.ts"
 import type { CreateInstance, PatchInstance, Verb } from "../domain/Instance.ts"
 import { WaitTimeout } from "../domain/problems.ts"
 import { readLines } from "../guest/Console.ts"
@@ -148,16 +149,22 @@ const removeImage = Effect.fnUntraced(function* (id: ImageId) {
 /** How often older versions of images, whose tag moved on, are looked for that no instance was created from. */
 const collectEveryMs = 60_000
 
-/** Takes the lock of names: an instance that is being created holds a version that no view names yet. */
+const nothingCollected: ImageGcReport = { layers_removed: 0, bytes_freed: 0 }
+
+/**
+ * Collects every minute, and gives the effect that does it at once. Takes the lock of names: an instance that is being
+ * created holds a version that no view names yet.
+ */
 const collectImages = Effect.fnUntraced(function* (names: Names) {
   const { registry } = yield* Supervisor
   const gc = yield* Effect.serviceOption(ImageGc)
-  if (Option.isNone(gc)) return
+  if (Option.isNone(gc)) return Effect.succeed(nothingCollected)
   const inUse = Effect.sync(() =>
     registry.list({}).map((view) => ({ id: view.image, digest: view.image_digest }))
   )
   const collect = names.withPermit(Effect.flatMap(inUse, gc.value.collect))
   yield* Effect.forkScoped(Effect.repeat(collect, Schedule.spaced(collectEveryMs)))
+  return collect
 })
 
 type Services =
@@ -173,7 +180,7 @@ export const instancesLayer = Layer.effect(
     const events = yield* EventLog
     const services = yield* Effect.context<Services>()
     const names = yield* makeNames
-    yield* collectImages(names)
+    const collect = yield* collectImages(names)
     const provided = <A, E>(effect: Effect.Effect<A, E, Services>) => Effect.provideContext(effect, services)
     const inGuest = Effect.provideService(Supervisor, supervisor)
     const known = <A>(id: InstanceId, value: A | undefined) =>
@@ -199,7 +206,8 @@ export const instancesLayer = Layer.effect(
       attachments: Effect.sync(() => attachmentsOf(registry.list({}))),
       removeVolume: (id) => provided(removeVolume(id, names)),
       growVolume: (id, sizeGb) => provided(growVolume(id, sizeGb, names)),
-      removeImage: (id) => names.withPermit(provided(removeImage(id)))
+      removeImage: (id) => names.withPermit(provided(removeImage(id))),
+      collectImages: collect
     })
   })
 )

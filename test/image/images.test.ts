@@ -1,5 +1,8 @@
 /** The Images service against a real registry and real tools: what it promises. */
+import { randomBytes } from "node:crypto"
+import { readdirSync, statSync } from "node:fs"
 import * as fs from "node:fs/promises"
+import * as path from "node:path"
 import { assert, layer as withLayer } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -20,6 +23,15 @@ import {
 import { image, indexOf, layer, sha256 } from "../support/layers.ts"
 
 const id = (text: string) => ImageId.make(text)
+
+/** Bytes that the files below a directory really take. */
+const allocatedBelow = (directory: string): number =>
+  readdirSync(directory, { recursive: true, withFileTypes: true }).reduce((sum, it) => {
+    const stat = it.isFile()
+      ? statSync(path.join(it.parentPath, it.name), { throwIfNoEntry: false })
+      : undefined
+    return sum + (stat === undefined ? 0 : stat.blocks * 512)
+  }, 0)
 
 withLayer(Remote.layer, { excludeTestServices: true })("an image from a registry", (it) => {
   it.effect("is pulled, described, resolved, pinned and removed without a trace", () =>
@@ -134,6 +146,58 @@ withLayer(Remote.layer, { excludeTestServices: true })("layers", (it) => {
         yield* registry.lose(two.layers[0]?.digest ?? "")
         const ready = yield* settled((yield* images.create({ name: both })).id)
         assert.deepStrictEqual([ready.status, ready.error], ["ready", null])
+      })
+    )
+  )
+})
+
+withLayer(Remote.layer, { excludeTestServices: true })("a blob", (it) => {
+  it.effect("is given up while its layer is made: the disk never holds both", () =>
+    onFreshHost((dataDir) =>
+      Effect.gen(function* () {
+        const registry = yield* Remote
+        const images = yield* Images
+        const bytes = 48 * 1024 * 1024
+        const built = yield* Effect.promise(async () =>
+          image([await layer([{ name: "noise", body: randomBytes(bytes) }], "none")])
+        )
+        const name = yield* registry.push("spent/large", "latest", built)
+        const { id } = yield* images.create({ name })
+        let most = 0
+        yield* until(id, (it) => {
+          most = Math.max(most, allocatedBelow(dataDir))
+          return it.status === "ready" || it.status === "failed"
+        })
+        const ready = yield* images.get(id)
+        assert.deepStrictEqual([ready.status, ready.error], ["ready", null])
+        assert.isAbove(most, bytes)
+        assert.isBelow(most, 1.7 * ready.size_bytes)
+      })
+    )
+  )
+
+  it.effect("of a layer that has to be read twice is fetched twice", () =>
+    onFreshHost((dataDir) =>
+      Effect.gen(function* () {
+        const registry = yield* Remote
+        const noise = randomBytes(2 * 1024 * 1024)
+        const built = yield* Effect.promise(async () =>
+          image([
+            await layer(
+              [
+                { name: "f", body: noise },
+                { name: "kept", type: "link", linkname: "f" },
+                { name: "f", body: "another" }
+              ],
+              "none"
+            )
+          ])
+        )
+        const name = yield* registry.push("spent/twice", "latest", built)
+        const { id } = yield* (yield* Images).create({ name })
+        const ready = yield* settled(id)
+        assert.deepStrictEqual([ready.status, ready.error], ["ready", null])
+        assert.strictEqual((yield* filesBelow(dataDir)).length, 2)
       })
     )
   )

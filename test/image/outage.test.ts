@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
 import type { ImageId } from "../../src/domain/Ids.ts"
 import { Files } from "../../src/host/Files.ts"
@@ -114,10 +115,7 @@ describe("a registry that is killed in the middle of a pull", () => {
         yield* (yield* Images).create({ name })
         yield* settled(id)
         yield* assertWhole(id, made)
-      }).pipe(
-        Effect.provide(service(dataDir, registryOnly, { pullRetryTimes: 1 })),
-        Effect.provide(Files.layer)
-      )
+      }).pipe(Effect.provide(Layer.merge(service(dataDir, registryOnly, { pullRetryTimes: 1 }), Files.layer)))
     }).pipe(Effect.scoped)
   )
 })

@@ -319,7 +319,8 @@ const fakeInstances = (world: FakeWorld): Instances["Service"] => {
     readFiles: (id, path) => world.readFiles(id, path),
     writeFiles: (id, path, archive) => world.writeFiles(id, path, archive),
     ...fakeAttachments(world),
-    removeImage: (id) => call("removeImage", [id], world.failures.removeImage, () => imageRemoved(world, id))
+    removeImage: (id) => call("removeImage", [id], world.failures.removeImage, () => imageRemoved(world, id)),
+    collectImages: Effect.succeed({ layers_removed: 0, bytes_freed: 0 })
   }
 }
 

@@ -167,14 +167,6 @@ const tarOut = `tar --create --format=pax --numeric-owner --xattrs --xattrs-incl
 
 export const readDirectory = (directory: string) => readTree(`cd "$1"; ${tarOut}`, [directory])
 
-/** What containerd unpacked of an image, mounted by its own client. */
-export const readContainerdImage = (socket: string, namespace: string, name: string, directory: string) =>
-  readTree(
-    `ctr --address "$1" --namespace "$2" images mount "$3" "$4" >/dev/null
-     cd "$4"; ${tarOut}`,
-    [socket, namespace, name, directory]
-  )
-
 /** Layers bottom first, mounted as a guest mounts them, read-only. */
 export const readLayers = (layers: ReadonlyArray<string>) =>
   readTree(

@@ -16,6 +16,8 @@ export interface FetchRequest {
   readonly wanted: ReadonlyArray<number>
   /** The pull's own directory; it is the caller's to remove. What an earlier, broken pull left there may be used. */
   readonly directory: string
+  /** A blob may be given up while it is read; whoever reads it twice then fails with `spent`. */
+  readonly spend: boolean
   /** The blob of a layer is complete. */
   readonly arrived: (index: number, blob: LayerBlob) => Effect.Effect<void>
   /** How many bytes of the wanted blobs are here, all together. */

@@ -241,6 +241,8 @@ const fetchInto = (host: ContainerdHost, reference: Reference, resolved: Resolve
     const fetch: FetchRequest = {
       ...request,
       wanted: lacking,
+      // containerd takes them from the files afterwards.
+      spend: false,
       progress: (more) => request.progress(bytes + more)
     }
     yield* fetchFromRegistry(host.files, {

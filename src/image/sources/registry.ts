@@ -24,6 +24,7 @@ import {
 } from "../manifest.ts"
 import { format, isLoopback, type Reference, repository } from "../Reference.ts"
 import { skopeo } from "./skopeo.ts"
+import { isSpent, spentBlob } from "./spentBlob.ts"
 import { blobFile, type FetchRequest, type Source } from "./Source.ts"
 
 const inspectTimeoutMs = 60_000
@@ -165,6 +166,7 @@ const prepare = Effect.fnUntraced(function* (
 ) {
   yield* files.remove(layoutOf(request))
   yield* files.makeDirectory(blobs)
+  for (const name of yield* files.list(blobs)) if (isSpent(name)) yield* files.remove(path.join(blobs, name))
   for (const it of wanted) if ((yield* sizeOf(files, it.path)) !== it.size) yield* files.remove(it.path)
   const kept = new Set(wanted.map((it) => it.path))
   for (const { digest } of request.manifest.layers) {
@@ -196,7 +198,10 @@ const look = Effect.fnUntraced(function* (files: FilesOf, { request, wanted, tol
   for (const it of wanted) {
     if (!told.has(it.index) && (yield* sizeOf(files, it.path)) === it.size) {
       told.add(it.index)
-      yield* request.arrived(it.index, blobFile(it.path, it.size, it.digest, it.diffId))
+      const blob = request.spend
+        ? spentBlob(files, it.path, it.size, it.digest, it.diffId)
+        : blobFile(it.path, it.size, it.digest, it.diffId)
+      yield* request.arrived(it.index, blob)
     }
     if (told.has(it.index)) bytes += it.size
   }
