@@ -3,13 +3,14 @@
  * measured in the same run, in turns; only ratios say anything on a machine that does other work as well.
  *
  *   npm run bench                      everything, 5 to 8 minutes
- *   npm run bench -- lifecycle api     some of: lifecycle, image, api, scale
+ *   npm run bench -- lifecycle api     some of: lifecycle, image, api, scale, agent
  *   npm run bench -- --quick           fewer rounds, about 2 minutes
  *
  * The exit code says whether everything could be measured, not whether the aims were met.
  */
 import { mkdirSync } from "node:fs"
 import * as path from "node:path"
+import { benchAgent } from "./bench/agent.ts"
 import { benchApi } from "./bench/api.ts"
 import { benchImage, imageRatioAim } from "./bench/image.ts"
 import { benchLifecycle } from "./bench/lifecycle.ts"
@@ -65,6 +66,11 @@ const parts: ReadonlyArray<{
     name: "scale",
     tools: [],
     run: (quick) => benchScale(quick ? { restarts: 2, listRounds: 1 } : {})
+  },
+  {
+    name: "agent",
+    tools: [],
+    run: (quick) => benchAgent(quick ? { trips: 10, copies: 2, copyMb: 8 } : {})
   }
 ]
 
