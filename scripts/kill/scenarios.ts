@@ -216,7 +216,7 @@ export const scenarios: ReadonlyArray<Scenario> = [
     keepsGuest: true
   },
   {
-    name: "create, grow and delete a volume",
+    name: "life of a volume",
     prepare: nothing,
     act: async (victim) => {
       await makeVolume(victim)
