@@ -3,7 +3,7 @@
  * measured in the same run, in turns; only ratios say anything on a machine that does other work as well.
  *
  *   npm run bench                      everything, 5 to 8 minutes
- *   npm run bench -- lifecycle api     some of: lifecycle, image, api, scale, agent
+ *   npm run bench -- lifecycle api     some of: lifecycle, image, api, scale, agent, volume
  *   npm run bench -- --quick           fewer rounds, about 2 minutes
  *
  * The exit code says whether everything could be measured, not whether the aims were met.
@@ -15,6 +15,7 @@ import { benchApi } from "./bench/api.ts"
 import { benchImage, imageRatioAim } from "./bench/image.ts"
 import { benchLifecycle } from "./bench/lifecycle.ts"
 import { benchScale } from "./bench/scale.ts"
+import { benchVolume } from "./bench/volume.ts"
 import { format, machine, type Row, spread, writeJson } from "./bench/table.ts"
 import { liveObstacle } from "../test/support/liveHost.ts"
 
@@ -71,7 +72,8 @@ const parts: ReadonlyArray<{
     name: "agent",
     tools: [],
     run: (quick) => benchAgent(quick ? { trips: 10, copies: 2, copyMb: 8 } : {})
-  }
+  },
+  { name: "volume", tools: [], run: (quick) => benchVolume(quick ? 4 : 10) }
 ]
 
 const named = process.argv.slice(2).filter((argument) => !argument.startsWith("--"))

@@ -8,7 +8,9 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
 import { busyboxLayer } from "../../scripts/demoImage.ts"
+import { layerTar } from "../../scripts/imageArchive.ts"
 import { InstanceId, VolumeId } from "../../src/domain/Ids.ts"
 import type { Instance } from "../../src/domain/Instance.ts"
 import { volumeSerial } from "../../src/domain/Volume.ts"
@@ -306,6 +308,33 @@ describe("volumes of real guests", { timeout: 240_000 }, () => {
       yield* service.client.instances.resume({ params: { id: b } })
       yield* untilState(service, { id: b }, "Running")
       assert.deepStrictEqual((yield* view(service, b)).volumes, [])
+    })
+  )
+
+  it.live("filled from an archive, it is mounted with the archive's owners and modes", () =>
+    Effect.gen(function* () {
+      const { service } = yield* common
+      const seed = VolumeId.make("seed")
+      const archive = yield* Effect.promise(() =>
+        layerTar([
+          { kind: "directory", path: "conf", mode: 0o750 },
+          { kind: "file", path: "conf/app", content: "from the archive\n", mode: 0o640 },
+          { kind: "symlink", path: "current", target: "conf/app" }
+        ])
+      )
+      const made = yield* service.client.volumes.import({
+        query: { name: "Seed", size_gb: 1, id: seed },
+        payload: Stream.make(new Uint8Array(archive))
+      })
+      assert.deepStrictEqual([made.id, made.size_gb], [seed, 1])
+      yield* service.client.attachments.attach({
+        params: { id: b, volume: seed },
+        payload: { mount_path: "/seed", readonly: true }
+      })
+      assert.strictEqual(yield* sh(service, b, "cat /seed/current"), "from the archive")
+      assert.strictEqual(yield* sh(service, b, "stat -c '%a %u' /seed/conf/app"), "640 0")
+      yield* service.client.attachments.detach({ params: { id: b, volume: seed }, query: {} })
+      yield* service.client.volumes.remove({ params: { id: seed } })
     })
   )
 
