@@ -3,17 +3,19 @@
  * measured in the same run, in turns; only ratios say anything on a machine that does other work as well.
  *
  *   npm run bench                      everything, 5 to 8 minutes
- *   npm run bench -- lifecycle api     some of: lifecycle, image, api, scale
+ *   npm run bench -- lifecycle api     some of: lifecycle, image, api, scale, agent, volume
  *   npm run bench -- --quick           fewer rounds, about 2 minutes
  *
  * The exit code says whether everything could be measured, not whether the aims were met.
  */
 import { mkdirSync } from "node:fs"
 import * as path from "node:path"
+import { benchAgent } from "./bench/agent.ts"
 import { benchApi } from "./bench/api.ts"
 import { benchLifecycle } from "./bench/lifecycle.ts"
 import { benchPull } from "./bench/pull.ts"
 import { benchScale } from "./bench/scale.ts"
+import { benchVolume } from "./bench/volume.ts"
 import { format, machine, type Row, spread, writeJson } from "./bench/table.ts"
 import { liveObstacle } from "../test/support/liveHost.ts"
 
@@ -55,7 +57,13 @@ const parts: ReadonlyArray<{
     name: "scale",
     tools: [],
     run: (quick) => benchScale(quick ? { restarts: 2, listRounds: 1 } : {})
-  }
+  },
+  {
+    name: "agent",
+    tools: [],
+    run: (quick) => benchAgent(quick ? { trips: 10, copies: 2, copyMb: 8 } : {})
+  },
+  { name: "volume", tools: [], run: (quick) => benchVolume(quick ? 4 : 10) }
 ]
 
 const named = process.argv.slice(2).filter((argument) => !argument.startsWith("--"))

@@ -14,7 +14,7 @@ export interface Spread {
 export interface Row {
   readonly part: string
   readonly what: string
-  readonly unit: "ms" | "req/s" | "KiB"
+  readonly unit: "ms" | "req/s" | "KiB" | "MB/s"
   readonly ours: Spread
   /** What ours is compared with, measured in the same run in turns with it. */
   readonly baseline: { readonly name: string; readonly spread: Spread }

@@ -6,9 +6,11 @@
  */
 import * as fs from "node:fs"
 import * as path from "node:path"
+import * as Schema from "effect/Schema"
+import { Volume } from "../../src/domain/Volume.ts"
 import { layout } from "../../src/host/Paths.ts"
 import { type Before, check, checkLeftovers } from "./check.ts"
-import type { Survey } from "./ground.ts"
+import { type Survey, surveyFiles } from "./ground.ts"
 import { type GuestKind, prepareNeighbours, type Scenario, target } from "./scenarios.ts"
 import { type Stage, startVictim, type Victim } from "./Victim.ts"
 import { sleep, within } from "./within.ts"
@@ -111,11 +113,19 @@ const settled = async (victim: Victim, { awaits }: Scenario): Promise<void> => {
   throw new Error(`not settled within ${settleTimeoutMs} ms: ${JSON.stringify(await victim.list())}`)
 }
 
+const decodeVolumes = Schema.decodeUnknownSync(Schema.Array(Volume))
+
 /** Everything deleted leaves nothing, and the service ends when it is asked to. */
 const strike = async (victim: Victim, dataDir: string, survey: Survey): Promise<ReadonlyArray<string>> => {
   const views = await victim.list()
   const answers = await Promise.all(views.map(({ id }) => victim.request("DELETE", `/instances/${id}`)))
   const refused = answers.filter(({ status }) => status !== 204).map((it) => `DELETE: ${JSON.stringify(it)}`)
+  const { body: volumes } = await victim.request("GET", "/volumes")
+  for (const { id } of decodeVolumes(volumes)) {
+    const { status, body } = await victim.request("DELETE", `/volumes/${id}`)
+    if (status !== 204) refused.push(`DELETE of volume ${id}: ${JSON.stringify(body)}`)
+  }
+  refused.push(...surveyFiles(dataDir).volumes.map((name) => `when all is deleted: volume ${name}`))
   const left = checkLeftovers(dataDir, victim.pid, [], await survey(dataDir))
   const how = await victim.signal("SIGTERM")
   return [

@@ -1,5 +1,6 @@
 /** After the recovery: what the contract promises (§6), looked at from outside of the service. */
 import type { Instance } from "../../src/domain/Instance.ts"
+import { volumeSerial } from "../../src/domain/Volume.ts"
 import { type Ground, type LiveVmm, surveyFiles, type Survey } from "./ground.ts"
 import { type Scenario, target } from "./scenarios.ts"
 import type { Victim } from "./Victim.ts"
@@ -35,7 +36,14 @@ export const checkLeftovers = (
   const shown = up.map((view) => `${view.id} ${view.vmm.pid}`)
   const taps = up.flatMap((view) => view.network.tap ?? [])
   const standby = views.filter((view) => view.state === "Standby").map((view): string => view.id)
+  const disks = ground.vmms.flatMap(({ id, volumes }) => (volumes ?? []).map((serial) => `${id} ${serial}`))
+  const held = up.flatMap((view) =>
+    vmmOf(ground, view.id)?.volumes === null
+      ? []
+      : view.volumes.map((it) => `${view.id} ${volumeSerial(it.volume_id)}`)
+  )
   return [
+    ...want(same(disks, held), `disks of volumes: ${disks.join(", ")}; the instances say ${held.join(", ")}`),
     ...want(same(vmms, shown), `VMMs: ${vmms.join(", ")}; the instances say ${shown.join(", ")}`),
     ...want(same(ground.taps, taps), `TAPs: ${ground.taps.join(", ")}; the instances say ${taps.join(", ")}`),
     ...want(same(files.instances, ids), `instance directories: ${files.instances.join(", ")}`),

@@ -17,6 +17,8 @@ export interface LiveVmm {
   readonly run: string
   /** How long its guest has run, in ms of the guest's own time; null where nobody can look into it. */
   readonly ranMs: number | null
+  /** Serials of the volumes' disks that it has open; null where nobody can look into it. */
+  readonly volumes: ReadonlyArray<string> | null
 }
 
 export interface Ground {
@@ -50,7 +52,8 @@ export const surveySimulated: Survey = (dataDir) => {
         id: it.id,
         pid: it.identity.pid,
         run: runOf(it),
-        ranMs: ranMs(it.guest, Date.now())
+        ranMs: ranMs(it.guest, Date.now()),
+        volumes: it.disks.filter((disk) => disk.removable === true).map((disk) => disk.serial)
       })),
     taps: texts.flatMap((text) => Option.toArray(decodeTap(text))).map(({ tap }) => tap.name)
   })
@@ -78,6 +81,7 @@ export const surveyFiles = (dataDir: string) => {
         complete: fs.existsSync(path.join(paths.instances, id, "snapshot", name, "manifest.json"))
       }))
     ),
+    volumes: listed(paths.volumes),
     runDirectories: listed(paths.run),
     // The simulated host is not the service: it writes while it is looked at.
     temporary: all.filter((name) => /\.tmp(-\d+)?(\/|$)/u.test(name) && !name.startsWith("simulated/"))

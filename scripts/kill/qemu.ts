@@ -58,7 +58,7 @@ const surveyIn =
         }
         const vmms = (yield* processes).flatMap(({ pid, argv }) =>
           argv[0]?.includes("qemu-system") === true
-            ? named(argv).map((id) => ({ id, pid, run: `${pid}`, ranMs: null }))
+            ? named(argv).map((id) => ({ id, pid, run: `${pid}`, ranMs: null, volumes: null }))
             : []
         )
         const links = yield* namespace.run("ip", ["-o", "link", "show", "type", "tun"])

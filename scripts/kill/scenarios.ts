@@ -76,6 +76,21 @@ const after =
 const ask = (name: string) => (victim: Victim) => verb(victim, target, name)
 const nothing = () => Promise.resolve()
 
+export const volume = "vol"
+const attachment = `/instances/${target}/volumes/${volume}`
+const volumeCall = async (
+  victim: Victim,
+  method: string,
+  route: string,
+  wanted: number,
+  body?: unknown
+): Promise<void> => {
+  const answer = await victim.request(method, route, body === undefined ? undefined : JSON.stringify(body))
+  if (answer.status !== wanted) throw new Error(`${method} ${route}: ${JSON.stringify(answer)}`)
+}
+const makeVolume = (victim: Victim) =>
+  volumeCall(victim, "POST", "/volumes", 201, { id: volume, name: volume, size_gb: 1 })
+
 const cameBack = (view: Instance): boolean =>
   view.restarts > 0 && view.state === "Running" && view.transition === null
 
@@ -162,6 +177,53 @@ export const scenarios: ReadonlyArray<Scenario> = [
       if (status !== 204) throw new Error(`DELETE: ${status}`)
     },
     from: "Running",
+    to: "gone",
+    keepsGuest: false
+  },
+  {
+    name: "attach",
+    prepare: async (victim, guest) => {
+      await makeVolume(victim)
+      await after()(victim, guest)
+    },
+    act: (victim) => victim.ask("POST", attachment, { mount_path: "/mnt/vol" }),
+    from: "Running",
+    to: "Running",
+    keepsGuest: true
+  },
+  {
+    name: "detach",
+    prepare: async (victim, guest) => {
+      await makeVolume(victim)
+      await create(victim, guest, target, { volumes: [{ volume_id: volume, mount_path: "/mnt/vol" }] })
+      await ready(victim, target)
+    },
+    act: (victim) => victim.ask("DELETE", attachment),
+    from: "Running",
+    to: "Running",
+    keepsGuest: true
+  },
+  {
+    name: "grow an attached volume",
+    prepare: async (victim, guest) => {
+      await makeVolume(victim)
+      await create(victim, guest, target, { volumes: [{ volume_id: volume, mount_path: "/mnt/vol" }] })
+      await ready(victim, target)
+    },
+    act: (victim) => volumeCall(victim, "PATCH", `/volumes/${volume}`, 200, { size_gb: 2 }),
+    from: "Running",
+    to: "Running",
+    keepsGuest: true
+  },
+  {
+    name: "life of a volume",
+    prepare: nothing,
+    act: async (victim) => {
+      await makeVolume(victim)
+      await volumeCall(victim, "PATCH", `/volumes/${volume}`, 200, { size_gb: 2 })
+      await volumeCall(victim, "DELETE", `/volumes/${volume}`, 204)
+    },
+    from: "gone",
     to: "gone",
     keepsGuest: false
   },

@@ -4,6 +4,7 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import type { ExecOutput, ExecRequest, SignalName, WindowSize } from "../domain/Exec.ts"
+import { MountHolder } from "../domain/Volume.ts"
 
 /** The channel is closed, the guest is silent, or it broke the protocol. */
 export class AgentFault extends Schema.TaggedError<AgentFault>()("AgentFault", {
@@ -36,18 +37,11 @@ export class AgentBusy extends Schema.TaggedError<AgentBusy>()("AgentBusy", {
   }
 }
 
-/** A process that holds a mount busy, as the guest names it. */
-export const Holder = Schema.Struct({
-  pid: Schema.Int,
-  command: Schema.String
-})
-export type Holder = typeof Holder.Type
-
 /** A mount that is in use. */
 export class VolumeBusy extends Schema.TaggedError<VolumeBusy>()("VolumeBusy", {
   path: Schema.String,
   reason: Schema.String,
-  holders: Schema.Array(Holder)
+  holders: Schema.Array(MountHolder)
 }) {
   override get message(): string {
     return `unmount: ${this.path} is in use: ${this.reason}`

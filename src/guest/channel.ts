@@ -13,7 +13,8 @@ import type * as net from "node:net"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
-import { AgentBusy, AgentFault, AgentRefusal, type Holder } from "./AgentSession.ts"
+import type { MountHolder } from "../domain/Volume.ts"
+import { AgentBusy, AgentFault, AgentRefusal } from "./AgentSession.ts"
 import { type AgentStream, makeAgentStream, type StreamEnd } from "./AgentStream.ts"
 import { type Asked, type Dialogue, type Heard, makeDialogue, type Unasked } from "./dialogue.ts"
 import { makeOutlet, type Outlet } from "./Outlet.ts"
@@ -24,7 +25,7 @@ export type Done = Extract<GuestMessage, { readonly type: "done" }>
 /** What the guest answered: it did it, or it did not and says why. */
 export type Answer =
   | { readonly _tag: "Done"; readonly message: Done }
-  | { readonly _tag: "Refused"; readonly reason: string; readonly holders: ReadonlyArray<Holder> }
+  | { readonly _tag: "Refused"; readonly reason: string; readonly holders: ReadonlyArray<MountHolder> }
 
 type Waiting = Deferred.Deferred<Answer, AgentFault>
 

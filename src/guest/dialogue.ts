@@ -11,7 +11,7 @@
 import * as Data from "effect/Data"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
-import type { Holder } from "./AgentSession.ts"
+import type { MountHolder } from "../domain/Volume.ts"
 import { type Frame, frameBytes, makeFrameDecoder, payloadMaxBytes, type Piece } from "./frame.ts"
 import {
   encodeHello,
@@ -44,7 +44,7 @@ export type Heard = Data.TaggedEnum<{
   Older: {}
   Ready: {}
   Done: { readonly id: number; readonly message: Extract<GuestMessage, { readonly type: "done" }> }
-  Refused: { readonly id: number; readonly reason: string; readonly holders: ReadonlyArray<Holder> }
+  Refused: { readonly id: number; readonly reason: string; readonly holders: ReadonlyArray<MountHolder> }
   /** On an open stream: its bytes, more credit for ours, its end. */
   Bytes: { readonly stream: number; readonly stderr: boolean; readonly bytes: Buffer }
   Credit: { readonly stream: number }

@@ -13,7 +13,7 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type { ExecRequest, SignalName } from "../domain/Exec.ts"
 import { ExecExit } from "../domain/Exec.ts"
-import { Holder } from "./AgentSession.ts"
+import { MountHolder } from "../domain/Volume.ts"
 import { controlKind, creditKind, encodeFrame, endKind, type Frame } from "./frame.ts"
 
 export const protocolVersion = 2
@@ -51,7 +51,7 @@ export const GuestMessage = Schema.Union([
     id: Schema.Int,
     reason: Schema.String,
     /** Of `unmount`: who holds the mount. */
-    holders: Schema.optionalKey(Schema.Array(Holder))
+    holders: Schema.optionalKey(Schema.Array(MountHolder))
   }),
   /** The guest says that the host broke the protocol: the session is over. */
   Schema.Struct({ type: Schema.Literal("broken"), reason: Schema.String })
@@ -116,7 +116,7 @@ export const sentence = (said: string): string =>
     .trim()
 
 /** Who holds a mount, bounded. */
-export const holdersOf = (said: ReadonlyArray<Holder>): ReadonlyArray<Holder> =>
+export const holdersOf = (said: ReadonlyArray<MountHolder>): ReadonlyArray<MountHolder> =>
   said
     .slice(0, holdersMax)
     .map(({ pid, command }) => ({ pid, command: sentence(command.slice(0, holderMaxChars)) }))

@@ -63,7 +63,9 @@ const stdinOf = ({ stdin = "", encoding }: ExecCall): Effect.Effect<Buffer, Inva
 
 /** Bytes as text. With utf8 a character may come in two pieces, so each of the two outputs has a decoder of its own. */
 const makeLines = (encoding: ExecEncoding): ((output: ExecOutput) => ReadonlyArray<ExecLine>) => {
-  const decoders = { Stdout: new TextDecoder(), Stderr: new TextDecoder() }
+  // A byte order mark is output like any other.
+  const decoder = () => new TextDecoder("utf-8", { ignoreBOM: true })
+  const decoders = { Stdout: decoder(), Stderr: decoder() }
   const line = (kind: "Stdout" | "Stderr", text: string): ReadonlyArray<ExecLine> => {
     if (text === "") return []
     return kind === "Stdout" ? [{ stdout: text }] : [{ stderr: text }]

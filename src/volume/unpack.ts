@@ -36,7 +36,7 @@ const reserveFiles = 65_536
 const saidMaxChars = 200
 
 const tarOptions = [
-  ["--extract", "--file", "-", "--no-same-order", "--numeric-owner", "--same-owner", "--same-permissions"],
+  ["--extract", "--file", "-", "--numeric-owner", "--same-owner", "--same-permissions"],
   [
     "--no-overwrite-dir",
     "--delay-directory-restore",
@@ -95,11 +95,15 @@ const said = (stderr: string): string => {
   return line.replace(/^(\/\S+\/)?tar: /u, "").slice(0, saidMaxChars)
 }
 
+/** tar(1), return value: it could not do all of it. */
+const fatal = 2
+
 const failureOf = (fault: CommandFault, stderr: string): CommandFault | ArchiveRefused => {
-  if (fault.outcome === "missing") return fault
+  if (fault.exitCode === fatal) return refused(`tar says: ${said(stderr)}`, fault)
   // SIGXFSZ: setrlimit(2), RLIMIT_FSIZE.
-  if (fault.exitCode === null) return refused("a file in it is larger than the volume", fault)
-  return refused(`tar says: ${said(stderr)}`, fault)
+  return fault.outcome === "failed" && fault.exitCode === null
+    ? refused("a file in it is larger than the volume", fault)
+    : fault
 }
 
 const finished = (child: Child, stderr: () => string) =>

@@ -68,10 +68,11 @@ describe("POST /instances/{id}/exec", () => {
       yield* process.say("Stdout", rocket.subarray(0, 2))
       yield* process.say("Stderr", rocket.subarray(0, 1))
       yield* process.say("Stdout", rocket.subarray(2))
+      yield* process.say("Stderr", "\ufeffmark")
       yield* process.exit({ signal: "TERM" })
       assert.deepStrictEqual(lines((yield* Fiber.join(asked)).text), [
         { stdout: "🚀" },
-        { stderr: "\ufffd" },
+        { stderr: "\ufffd\ufeffmark" },
         { exit: { signal: "TERM" } }
       ])
     })

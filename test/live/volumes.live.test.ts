@@ -8,7 +8,9 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
 import { busyboxLayer } from "../../scripts/demoImage.ts"
+import { layerTar } from "../../scripts/imageArchive.ts"
 import { InstanceId, VolumeId } from "../../src/domain/Ids.ts"
 import type { Instance } from "../../src/domain/Instance.ts"
 import { volumeSerial } from "../../src/domain/Volume.ts"
@@ -17,7 +19,7 @@ import { createInstance, importImage } from "../support/guests.ts"
 import { expectNoLeaks, ledger } from "../support/leaks.ts"
 import { shared } from "../support/live.ts"
 import { sh as shell } from "../support/liveExec.ts"
-import { refused, untilLine, untilReady, untilState } from "../support/liveGuest.ts"
+import { allLines, refused, untilLine, untilReady, untilState } from "../support/liveGuest.ts"
 import { type Service, startService } from "../support/Service.ts"
 
 const a = InstanceId.make("a")
@@ -264,10 +266,8 @@ describe("volumes of real guests", { timeout: 240_000 }, () => {
         const dead = yield* untilState(service, { id: a }, "Stopped")
         assert.strictEqual(dead.exit?.reason, "vmm-died")
         assert.deepStrictEqual(statuses(dead), ["data next-boot"])
-        const last = yield* Effect.map(
-          untilLine(service, a, () => false).pipe(Effect.catchDefect(() => Effect.succeed([]))),
-          (lines) => Math.max(seen, ...lines.map(committed))
-        )
+        const said = yield* allLines(service, a)
+        const last = Math.max(seen, ...said.map(committed))
         yield* detach(service, a)
         // Its journal was not played back: a reader could not do that, so the host sees to it.
         yield* attach(service, b, { readonly: true })
@@ -311,6 +311,33 @@ describe("volumes of real guests", { timeout: 240_000 }, () => {
     })
   )
 
+  it.live("filled from an archive, it is mounted with the archive's owners and modes", () =>
+    Effect.gen(function* () {
+      const { service } = yield* common
+      const seed = VolumeId.make("seed")
+      const archive = yield* Effect.promise(() =>
+        layerTar([
+          { kind: "directory", path: "conf", mode: 0o750 },
+          { kind: "file", path: "conf/app", content: "from the archive\n", mode: 0o640 },
+          { kind: "symlink", path: "current", target: "conf/app" }
+        ])
+      )
+      const made = yield* service.client.volumes.import({
+        query: { name: "Seed", size_gb: 1, id: seed },
+        payload: Stream.make(new Uint8Array(archive))
+      })
+      assert.deepStrictEqual([made.id, made.size_gb], [seed, 1])
+      yield* service.client.attachments.attach({
+        params: { id: b, volume: seed },
+        payload: { mount_path: "/seed", readonly: true }
+      })
+      assert.strictEqual(yield* sh(service, b, "cat /seed/current"), "from the archive")
+      assert.strictEqual(yield* sh(service, b, "stat -c '%a %u' /seed/conf/app"), "640 0")
+      yield* service.client.attachments.detach({ params: { id: b, volume: seed }, query: {} })
+      yield* service.client.volumes.remove({ params: { id: seed } })
+    })
+  )
+
   it.live("what is deleted leaves nothing", () =>
     Effect.gen(function* () {
       const { service, before } = yield* common
@@ -320,7 +347,7 @@ describe("volumes of real guests", { timeout: 240_000 }, () => {
         yield* Effect.promise(() => fs.readdir(path.join(service.dataDir, "volumes"))),
         []
       )
-      yield* expectNoLeaks(service, before)
+      yield* expectNoLeaks(service, before, (line) => line.startsWith("files: events/"))
     })
   )
 })

@@ -48,6 +48,7 @@ const life = (host: TestHost, service: Service) =>
         yield* session.resizeMemory(1_024)
         yield* session.addDisk(extra)
         yield* agent.mount({ serial: extra.serial, path: "/extra", readonly: true })
+        yield* session.resizeDisk(extra.serial, 1)
         yield* agent.grow("/extra")
         yield* agent.unmount("/extra", { lazy: false })
         yield* session.removeDisk(extra.serial)

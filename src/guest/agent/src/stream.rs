@@ -22,6 +22,8 @@ use crate::worker::{Said, Status};
 
 /// From SIGHUP to SIGKILL, and between one SIGKILL and the next.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
+/// For an archive to tidy up, on a slow disk too.
+const ARCHIVE_GRACE: Duration = Duration::from_secs(10);
 /// Payload of one frame: the size of a turn.
 pub const TURN_BYTES: usize = 16 * 1024;
 
@@ -239,7 +241,8 @@ impl Stream {
         if self.kill_at.is_some() {
             return;
         }
-        self.kill_at = Some(Instant::now() + CANCEL_GRACE);
+        let grace = if self.work == Work::Archive { ARCHIVE_GRACE } else { CANCEL_GRACE };
+        self.kill_at = Some(Instant::now() + grace);
         self.input.close();
         self.outputs.iter_mut().for_each(Output::close);
         if self.ended.is_none() && self.work == Work::Exec {

@@ -17,9 +17,11 @@ use crate::sys;
 use crate::worker::Figures;
 
 /// From the host's plugging it in to the disk's appearance.
-const DISK_WAIT: Duration = Duration::from_secs(10);
-/// From the host's growing it to the kernel's notice.
-const GROWTH_WAIT: Duration = Duration::from_secs(10);
+const DISK_WAIT: Duration = Duration::from_secs(20);
+/// From the host's growing it to the kernel's notice, where it is known how big it is to be.
+const GROWTH_WAIT: Duration = Duration::from_secs(20);
+/// Where it is not: it may have grown long ago, for all that is known.
+const GROWTH_WAIT_UNKNOWN: Duration = Duration::from_secs(5);
 /// Somebody who looks at the mount just then holds it for a moment, and nobody says when that is over.
 const RELEASE_POLL: Duration = Duration::from_millis(10);
 const RELEASE_POLLS: u32 = 20;
@@ -133,7 +135,7 @@ pub fn grow(volume: &Volume, size_bytes: Option<u64>) -> Result<Figures, Refusal
     }
     let (blocks, block_bytes) = disk.file_system().map_err(at)?;
     let enough = |size: u64| size_bytes.map_or(size / block_bytes > blocks, |wanted| size >= wanted);
-    let deadline = Instant::now() + GROWTH_WAIT;
+    let deadline = Instant::now() + if size_bytes.is_some() { GROWTH_WAIT } else { GROWTH_WAIT_UNKNOWN };
     let mut size = disk.size().map_err(at)?;
     while !enough(size) {
         let left = deadline.saturating_duration_since(Instant::now());

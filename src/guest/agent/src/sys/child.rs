@@ -150,6 +150,8 @@ fn settle_in(wanted: [c_int; 4], terminal: bool) -> Result<File> {
         libc::sigemptyset(&mut none);
         check(libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut()))?;
         check(libc::setsid())?;
+        // How it is called among the processes that hold something.
+        libc::prctl(libc::PR_SET_NAME, b"dataplane-agent\0".as_ptr());
         if terminal {
             check(libc::ioctl(0, libc::TIOCSCTTY as _, 0))?;
         }
