@@ -29,7 +29,7 @@ import { layerEvents } from "./events.ts"
 import { layerImages } from "./images.ts"
 import { layerInstances } from "./instances.ts"
 import { layerResponses } from "./responses.ts"
-import { servedRoute } from "./routes.ts"
+import { maxParamLength, servedRoute } from "./routes.ts"
 import { layerSystem } from "./system.ts"
 import { layerJsonBody, layerValidation } from "./validation.ts"
 
@@ -126,7 +126,8 @@ export const layerServing = <R>(more: Layer.Layer<never, never, R>) =>
     Layer.provideMerge(
       HttpRouter.serve(Layer.mergeAll(layerApi, layerResponses, more), {
         disableLogger: true,
-        disableListenLog: true
+        disableListenLog: true,
+        routerConfig: { maxParamLength }
       })
     ),
     Layer.provideMerge(layerListener),
