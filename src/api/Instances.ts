@@ -16,6 +16,7 @@ import {
   InsufficientMemory,
   InvalidState,
   NoAddressLeft,
+  PreconditionFailed,
   Unprocessable,
   VerbCancelled,
   VerbFailed,
@@ -23,6 +24,7 @@ import {
   WaitTimeout
 } from "../domain/problems.ts"
 import { Authorization } from "./Authorization.ts"
+import { IfMatch } from "./IfMatch.ts"
 import { FlagParameter, IntParameter } from "./parameters.ts"
 import { JsonBody, Validation } from "./Validation.ts"
 
@@ -136,6 +138,7 @@ const LogEventStream = HttpApiSchema.StreamSse({
 export const verbProblems = [
   InstanceNotFound,
   InvalidState,
+  PreconditionFailed,
   HostUnfit,
   VerbCancelled,
   VerbFailed,
@@ -158,7 +161,14 @@ export const createProblems = [
   Busy
 ] as const
 
-export const patchProblems = [InstanceNotFound, InvalidState, InsufficientMemory, VerbFailed, Busy] as const
+export const patchProblems = [
+  InstanceNotFound,
+  InvalidState,
+  PreconditionFailed,
+  InsufficientMemory,
+  VerbFailed,
+  Busy
+] as const
 
 /** POST /instances/{id}/{verb}: 200 with the instance once its end state is reached and durable. */
 const verb = <const Name extends string>(name: Name, summary: string) =>
@@ -166,32 +176,40 @@ const verb = <const Name extends string>(name: Name, summary: string) =>
     params: id,
     success: Instance,
     error: verbProblems
-  }).annotateMerge(OpenApi.annotations({ summary }))
+  })
+    .middleware(IfMatch)
+    .annotateMerge(OpenApi.annotations({ summary }))
 
 const start = HttpApiEndpoint.post("start", "/:id/start", {
   params: id,
   success: Instance,
   error: launchProblems
-}).annotateMerge(OpenApi.annotations({ summary: "Boot the guest" }))
+})
+  .middleware(IfMatch)
+  .annotateMerge(OpenApi.annotations({ summary: "Boot the guest" }))
 
 const stop = HttpApiEndpoint.post("stop", "/:id/stop", {
   params: id,
   query: stopQuery,
   success: Instance,
   error: verbProblems
-}).annotateMerge(
-  OpenApi.annotations({
-    summary: "Turn the guest off, then end the VMM",
-    description: "The guest is asked first, and forced after a grace period. Cancels a slower verb."
-  })
-)
+})
+  .middleware(IfMatch)
+  .annotateMerge(
+    OpenApi.annotations({
+      summary: "Turn the guest off, then end the VMM",
+      description: "The guest is asked first, and forced after a grace period. Cancels a slower verb."
+    })
+  )
 
 const restore = HttpApiEndpoint.post("restore", "/:id/restore", {
   params: id,
   query: restoreQuery,
   success: Instance,
   error: launchProblems
-}).annotateMerge(OpenApi.annotations({ summary: "Bring a guest back from its snapshot" }))
+})
+  .middleware(IfMatch)
+  .annotateMerge(OpenApi.annotations({ summary: "Bring a guest back from its snapshot" }))
 
 const records = [
   HttpApiEndpoint.get("list", "/", { query: listQuery, success: Schema.Array(Instance) }).annotateMerge(
@@ -222,6 +240,7 @@ const records = [
     success: Instance,
     error: patchProblems
   })
+    .middleware(IfMatch)
     .middleware(JsonBody)
     .annotateMerge(
       OpenApi.annotations({
@@ -234,12 +253,14 @@ const records = [
     params: id,
     success: removed,
     error: verbProblems
-  }).annotateMerge(
-    OpenApi.annotations({
-      summary: "Delete an instance",
-      description: "Legal in every state, and cancels what is under way; nothing is left on the host."
-    })
-  )
+  })
+    .middleware(IfMatch)
+    .annotateMerge(
+      OpenApi.annotations({
+        summary: "Delete an instance",
+        description: "Legal in every state, and cancels what is under way; nothing is left on the host."
+      })
+    )
 ] as const
 
 const watching = [

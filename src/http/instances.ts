@@ -3,9 +3,11 @@ import * as Effect from "effect/Effect"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Api } from "../api/Api.ts"
-import type { Instance } from "../domain/Instance.ts"
+import { Precondition } from "../api/IfMatch.ts"
+import type { InstanceId } from "../domain/Ids.ts"
+import type { Instance, Verb } from "../domain/Instance.ts"
 import { InvalidRequest } from "../domain/problems.ts"
-import { Instances, type ListFilter } from "../instance/Instances.ts"
+import { Instances, type ListFilter, type VerbOptions } from "../instance/Instances.ts"
 import { HttpBounds } from "./Bounds.ts"
 import { Drain } from "./Drain.ts"
 import { logsResponse } from "./logs.ts"
@@ -76,17 +78,24 @@ export const layerInstances = HttpApiBuilder.group(
     const bounds = yield* HttpBounds
     const drain = yield* Drain
     const toList = listResponse()
-    const launch = (...args: Parameters<typeof instances.command>) =>
-      Effect.map(instances.command(...args), (instance) => instanceResponse(instance))
-    const command = (...args: Parameters<typeof instances.command>) => neverLaunches(launch(...args))
+    const launch = (id: InstanceId, verb: Exclude<Verb, "delete">, options: VerbOptions = {}) =>
+      Effect.flatMap(Precondition, (condition) =>
+        Effect.map(instances.command(id, verb, { ...options, ...condition }), (instance) =>
+          instanceResponse(instance)
+        )
+      )
+    const command = (...args: Parameters<typeof launch>) => neverLaunches(launch(...args))
     return handlers.handleAll({
       list: ({ query }) => Effect.map(Effect.flatMap(filterOf(query), instances.listJson), toList),
       create: ({ payload }) =>
         Effect.map(instances.create(payload), (instance) => instanceResponse(instance, 201)),
       get: ({ params }) => Effect.map(instances.get(params.id), (instance) => instanceResponse(instance)),
       patch: ({ params, payload }) =>
-        Effect.map(instances.patch(params.id, payload), (instance) => instanceResponse(instance)),
-      remove: ({ params }) => neverLaunches(instances.remove(params.id)),
+        Effect.flatMap(Precondition, (condition) =>
+          Effect.map(instances.patch(params.id, payload, condition), (instance) => instanceResponse(instance))
+        ),
+      remove: ({ params }) =>
+        Effect.flatMap(Precondition, (condition) => neverLaunches(instances.remove(params.id, condition))),
       start: ({ params }) => launch(params.id, "start"),
       pause: ({ params }) => command(params.id, "pause"),
       resume: ({ params }) => command(params.id, "resume"),

@@ -28,6 +28,7 @@ import { Drain } from "./Drain.ts"
 import { layerEvents } from "./events.ts"
 import { layerImages } from "./images.ts"
 import { layerInstances } from "./instances.ts"
+import { layerIfMatch } from "./precondition.ts"
 import { layerResponses } from "./responses.ts"
 import { maxParamLength, servedRoute } from "./routes.ts"
 import { layerSystem } from "./system.ts"
@@ -90,7 +91,7 @@ const layerListener = Layer.unwrap(
 
 const layerApi = HttpApiBuilder.layer(Api).pipe(
   Layer.provide([layerSystem, layerImages, layerInstances, layerEvents]),
-  Layer.provide([layerAuthorization, layerValidation, layerJsonBody])
+  Layer.provide([layerAuthorization, layerValidation, layerJsonBody, layerIfMatch])
 )
 
 /** Built after the server listens and closed before it stops: it announces both. */

@@ -7,7 +7,7 @@ import { InsufficientMemory, InvalidRequest } from "../domain/problems.ts"
 import type { Instances } from "../instance/Instances.ts"
 
 /** Only start and restore take memory; from another verb this problem would be a defect. */
-export const neverLaunches = <A, E>(effect: Effect.Effect<A, E | InsufficientMemory>) =>
+export const neverLaunches = <A, E, R>(effect: Effect.Effect<A, E | InsufficientMemory, R>) =>
   Effect.catchIf(
     effect,
     (problem) => problem instanceof InsufficientMemory,

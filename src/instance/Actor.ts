@@ -50,9 +50,9 @@ export interface Actor {
   readonly record: () => Record
   readonly view: () => Instance
   /** Answers when the verb's end state is reached and durable, or with why not. Interrupting it cancels nothing. */
-  readonly send: (command: Command) => Effect.Effect<Reply>
+  readonly send: (command: Command, expected: Mailbox.Expected) => Effect.Effect<Reply>
   /** Changes what can be changed of an instance that is there; answers when the change is durable and done. */
-  readonly amend: (changes: PatchInstance) => Effect.Effect<Reply>
+  readonly amend: (changes: PatchInstance, expected: Mailbox.Expected) => Effect.Effect<Reply>
   /** Waits for the end of the instance's creation. */
   readonly created: Effect.Effect<Reply>
   /** The loop; ends when the instance is gone. */
@@ -154,7 +154,13 @@ const onCommand = Effect.fnUntraced(function* (
   }
 })
 
+/** The record moved on since the client saw it: its change is not decided, so that nothing of it can happen. */
+const hasMoved = (cell: Cell, expected: Mailbox.Expected): boolean =>
+  expected !== null && !expected.includes(cell.record.generation)
+
 const handle = (cell: Cell, mail: Mailbox.Mail) => {
+  if ("expected" in mail && hasMoved(cell, mail.expected))
+    return Deferred.succeed(mail.reply, { _tag: "Moved", generation: cell.record.generation })
   switch (mail._tag) {
     case "Command":
       return onCommand(cell, mail)
@@ -237,11 +243,18 @@ export const make = Effect.fnUntraced(function* (
   return {
     record: () => cell.record,
     view: () => cell.view,
-    send: (command: Command) =>
+    send: (command: Command, expected: Mailbox.Expected) =>
       Effect.flatMap(Effect.option(Effect.currentParentSpan), (parent) =>
-        ask((reply) => ({ _tag: "Command", command, reply, parent: Option.getOrUndefined(parent) }))
+        ask((reply) => ({
+          _tag: "Command",
+          command,
+          expected,
+          reply,
+          parent: Option.getOrUndefined(parent)
+        }))
       ),
-    amend: (changes: PatchInstance) => ask((reply) => ({ _tag: "Amend", changes, reply })),
+    amend: (changes: PatchInstance, expected: Mailbox.Expected) =>
+      ask((reply) => ({ _tag: "Amend", changes, expected, reply })),
     created: Deferred.await(created),
     run: open(cell, probe).pipe(
       Effect.andThen(loop),

@@ -2,7 +2,14 @@
 import * as Effect from "effect/Effect"
 import type { InstanceId } from "../domain/Ids.ts"
 import type { Transition, Verb } from "../domain/Instance.ts"
-import { Busy, InstanceNotFound, InvalidState, VerbCancelled, VerbFailed } from "../domain/problems.ts"
+import {
+  Busy,
+  InstanceNotFound,
+  InvalidState,
+  PreconditionFailed,
+  VerbCancelled,
+  VerbFailed
+} from "../domain/problems.ts"
 import type { Failure } from "./Lifecycle.ts"
 import type { Reply } from "./Reply.ts"
 
@@ -20,6 +27,13 @@ export const verbFailed = (id: InstanceId, verb: Transition, failure: Failure): 
 const verbCancelled = (id: InstanceId, verb: Transition, by: Verb): VerbCancelled =>
   new VerbCancelled({ detail: `${verb} of '${id}' was cancelled by ${by}.`, instance_id: id, verb, by })
 
+const moved = (id: InstanceId, generation: number): PreconditionFailed =>
+  new PreconditionFailed({
+    detail: `'${id}' is at generation ${generation} now: look at what changed, then send that with \`If-Match\`.`,
+    instance_id: id,
+    generation
+  })
+
 /** The reply to a create; only its own client asks. */
 export const createAnswer = (
   id: InstanceId,
@@ -34,6 +48,8 @@ export const createAnswer = (
       return Effect.fail(verbCancelled(id, reply.verb, reply.by))
     case "Gone":
       return Effect.fail(verbCancelled(id, "create", "delete"))
+    case "Moved":
+      return Effect.die(new Error("a create expects no generation"))
     case "Denied":
     case "Busy":
       return Effect.fail(new Busy({ detail: reply.reason }))
@@ -45,7 +61,10 @@ export const verbAnswer = (
   id: InstanceId,
   verb: Verb,
   reply: Reply
-): Effect.Effect<void, InstanceNotFound | InvalidState | VerbFailed | VerbCancelled | Busy> => {
+): Effect.Effect<
+  void,
+  InstanceNotFound | InvalidState | PreconditionFailed | VerbFailed | VerbCancelled | Busy
+> => {
   switch (reply._tag) {
     case "Reached":
       return Effect.void
@@ -66,6 +85,8 @@ export const verbAnswer = (
       return Effect.fail(verbCancelled(id, reply.verb, reply.by))
     case "Gone":
       return verb === "delete" ? Effect.void : Effect.fail(notFound(id))
+    case "Moved":
+      return Effect.fail(moved(id, reply.generation))
     case "Busy":
       return Effect.fail(new Busy({ detail: reply.reason }))
   }
@@ -75,7 +96,7 @@ export const verbAnswer = (
 export const patchAnswer = (
   id: InstanceId,
   reply: Reply
-): Effect.Effect<void, InstanceNotFound | InvalidState | VerbFailed | Busy> => {
+): Effect.Effect<void, InstanceNotFound | InvalidState | PreconditionFailed | VerbFailed | Busy> => {
   switch (reply._tag) {
     case "Failed":
       return Effect.fail(verbFailed(id, "resize", reply.failure))

@@ -269,8 +269,8 @@ const fakeInstances = (world: FakeWorld): Instances["Service"] => {
           : Effect.succeed(cached)
       ),
     command: command(world),
-    patch: (id, changes) =>
-      call("patch", [id, changes], world.failures.patch, () =>
+    patch: (id, changes, options) =>
+      call("patch", [id, changes, options], world.failures.patch, () =>
         Effect.map(find(id), (instance) => {
           const { name = instance.name, labels = instance.labels, memory_mb = instance.memory_mb } = changes
           const patched = { ...instance, name, labels, memory_mb, generation: instance.generation + 1 }
@@ -279,8 +279,8 @@ const fakeInstances = (world: FakeWorld): Instances["Service"] => {
         })
       ),
     events: (after) => world.events(after),
-    remove: (id) =>
-      call("remove", [id], world.failures.remove, () =>
+    remove: (id, options) =>
+      call("remove", [id, options], world.failures.remove, () =>
         Effect.map(find(id), () => void world.instances.delete(id))
       ),
     wait: (id, condition) =>
