@@ -9,7 +9,6 @@ import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import { archiveContentType } from "../api/Images.ts"
 import { FlagParameter, IntParameter } from "../api/parameters.ts"
-import { CreateVolume } from "../api/Volumes.ts"
 import { InstanceId, VolumeId } from "../domain/Ids.ts"
 import { Instance } from "../domain/Instance.ts"
 import { MountPath, Volume, VolumeSizeGb } from "../domain/Volume.ts"
@@ -23,7 +22,11 @@ const volumes = HttpApiGroup.make("volumes")
   .add(
     HttpApiEndpoint.get("list", "/", { success: Schema.Array(Volume) }),
     HttpApiEndpoint.post("create", "/", {
-      payload: CreateVolume,
+      payload: Schema.Struct({
+        name: Schema.String,
+        size_gb: VolumeSizeGb,
+        id: Schema.optionalKey(VolumeId)
+      }),
       success: Volume.pipe(HttpApiSchema.status(201))
     }),
     HttpApiEndpoint.get("get", "/:id", { params: volume, success: Volume }),
