@@ -24,6 +24,7 @@ import { isOpen, Settings } from "../host/Settings.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
 import { layerAuthorization } from "./authorization.ts"
 import { HttpBounds } from "./Bounds.ts"
+import { boundConnections } from "./connections.ts"
 import { Drain } from "./Drain.ts"
 import { layerEvents } from "./events.ts"
 import { layerImages } from "./images.ts"
@@ -71,7 +72,7 @@ const nodeServer = (bounds: HttpBounds): Server => {
     connectionsCheckingInterval: connectionsCheckMs
   })
   server.timeout = bounds.idleMs
-  server.maxConnections = bounds.connectionsMax
+  boundConnections(server, bounds.connectionsMax)
   server.on("clientError", refuseMalformed)
   return server
 }
