@@ -9,6 +9,7 @@ import { CreateInstance, Instance, InstanceState, PatchInstance } from "../domai
 import {
   Busy,
   HostUnfit,
+  IdempotencyOutcomeUnknown,
   ImageNotFound,
   ImageNotReady,
   InstanceExists,
@@ -24,6 +25,7 @@ import {
   WaitTimeout
 } from "../domain/problems.ts"
 import { Authorization } from "./Authorization.ts"
+import { Idempotency, TellsOutcome } from "./Idempotency.ts"
 import { IfMatch } from "./IfMatch.ts"
 import { FlagParameter, IntParameter } from "./parameters.ts"
 import { JsonBody, Validation } from "./Validation.ts"
@@ -178,6 +180,7 @@ const verb = <const Name extends string>(name: Name, summary: string) =>
     error: verbProblems
   })
     .middleware(IfMatch)
+    .middleware(Idempotency)
     .annotateMerge(OpenApi.annotations({ summary }))
 
 const start = HttpApiEndpoint.post("start", "/:id/start", {
@@ -186,6 +189,7 @@ const start = HttpApiEndpoint.post("start", "/:id/start", {
   error: launchProblems
 })
   .middleware(IfMatch)
+  .middleware(Idempotency)
   .annotateMerge(OpenApi.annotations({ summary: "Boot the guest" }))
 
 const stop = HttpApiEndpoint.post("stop", "/:id/stop", {
@@ -195,6 +199,7 @@ const stop = HttpApiEndpoint.post("stop", "/:id/stop", {
   error: verbProblems
 })
   .middleware(IfMatch)
+  .middleware(Idempotency)
   .annotateMerge(
     OpenApi.annotations({
       summary: "Turn the guest off, then end the VMM",
@@ -209,6 +214,7 @@ const restore = HttpApiEndpoint.post("restore", "/:id/restore", {
   error: launchProblems
 })
   .middleware(IfMatch)
+  .middleware(Idempotency)
   .annotateMerge(OpenApi.annotations({ summary: "Bring a guest back from its snapshot" }))
 
 const records = [
@@ -218,8 +224,10 @@ const records = [
   HttpApiEndpoint.post("create", "/", {
     payload: CreateInstance,
     success: Instance.pipe(HttpApiSchema.status(201)),
-    error: createProblems
+    error: [...createProblems, IdempotencyOutcomeUnknown]
   })
+    .middleware(Idempotency)
+    .annotate(TellsOutcome, true)
     .middleware(JsonBody)
     .annotateMerge(
       OpenApi.annotations({

@@ -27,6 +27,8 @@ import { HttpBounds } from "./Bounds.ts"
 import { boundConnections } from "./connections.ts"
 import { Drain } from "./Drain.ts"
 import { layerEvents } from "./events.ts"
+import { layerIdempotency } from "./idempotency.ts"
+import { IdempotencyKeys } from "./IdempotencyKeys.ts"
 import { layerImages } from "./images.ts"
 import { layerInstances } from "./instances.ts"
 import { layerIfMatch } from "./precondition.ts"
@@ -92,7 +94,8 @@ const layerListener = Layer.unwrap(
 
 const layerApi = HttpApiBuilder.layer(Api).pipe(
   Layer.provide([layerSystem, layerImages, layerInstances, layerEvents]),
-  Layer.provide([layerAuthorization, layerValidation, layerJsonBody, layerIfMatch])
+  Layer.provide([layerAuthorization, layerValidation, layerJsonBody, layerIfMatch, layerIdempotency]),
+  Layer.provide(IdempotencyKeys.layer)
 )
 
 /** Built after the server listens and closed before it stops: it announces both. */
