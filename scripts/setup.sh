@@ -77,6 +77,7 @@ look() {
     need umoci umoci has umoci
     need docker-registry docker-registry has docker-registry
     need erofs-utils mkfs.erofs has mkfs.erofs
+    need shellcheck shellcheck has shellcheck
     need python3-venv "python3 with venv" hasVenv
   fi
 }
