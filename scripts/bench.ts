@@ -3,7 +3,7 @@
  * measured in the same run, in turns; only ratios say anything on a machine that does other work as well.
  *
  *   npm run bench                      everything, 5 to 8 minutes
- *   npm run bench -- lifecycle api     some of: lifecycle, image, api, scale, agent, volume
+ *   npm run bench -- lifecycle api     some of: lifecycle, image, api, clients, scale, agent, volume
  *   npm run bench -- --quick           fewer rounds, about 2 minutes
  *
  * The exit code says whether everything could be measured, not whether the aims were met.
@@ -12,6 +12,7 @@ import { mkdirSync } from "node:fs"
 import * as path from "node:path"
 import { benchAgent } from "./bench/agent.ts"
 import { benchApi } from "./bench/api.ts"
+import { benchClients } from "./bench/clients.ts"
 import { benchLifecycle } from "./bench/lifecycle.ts"
 import { benchPull } from "./bench/pull.ts"
 import { benchScale } from "./bench/scale.ts"
@@ -53,6 +54,11 @@ const parts: ReadonlyArray<{
   },
   { name: "image", tools: ["umoci", "mkfs.erofs", "docker-registry", "skopeo"], run: imageRows },
   { name: "api", tools: [], run: apiRows },
+  {
+    name: "clients",
+    tools: [],
+    run: (quick) => benchClients(quick ? { rounds: 2, requests: 150 } : {})
+  },
   {
     name: "scale",
     tools: [],

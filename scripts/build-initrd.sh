@@ -8,6 +8,9 @@
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# Node comes with the dependencies; cargo may be where rustup puts it.
-PATH="$repository/node_modules/.bin:$PATH:/usr/sbin:/sbin${HOME:+:$HOME/.cargo/bin}" \
-  exec node "$repository/src/guest/buildInitrd.ts" "$@"
+# A checkout has the sources, a package what is built of them.
+program=$repository/src/guest/buildInitrd.ts
+[ -e "$program" ] || program=$repository/dist/build-initrd.mjs
+# Node comes with the dependencies, below or beside this; cargo may be where rustup puts it.
+PATH="$repository/node_modules/.bin:$repository/../.bin:$PATH:/usr/sbin:/sbin${HOME:+:$HOME/.cargo/bin}" \
+  exec node "$program" "$@"

@@ -10,5 +10,8 @@ case "${1:-}" in
     exit 2
     ;;
 esac
+# A checkout has the sources, a package what is built of them.
+program=src/network/setupHost.ts
+[ -e "$program" ] || program=dist/setup-host-network.mjs
 # The Node of the dependencies comes first: the system's may be older than the sources need.
-PATH="$PWD/node_modules/.bin:$PATH" exec node src/network/setupHost.ts "$@"
+PATH="$PWD/node_modules/.bin:$PWD/../.bin:$PATH" exec node "$program" "$@"

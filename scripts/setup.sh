@@ -41,6 +41,7 @@ atLeast() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
 hasStaticBusybox() { has busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
 hasStaticLibc() { [ -n "$(find /usr/lib /usr/lib64 -maxdepth 2 -name libc.a -print -quit 2>/dev/null)" ]; }
 hasCargo() { has cargo && atLeast "$cargoMinimum" "$(cargo --version | cut -d ' ' -f 2)"; }
+hasVenv() { has python3 && python3 -c 'import ensurepip, venv' >/dev/null 2>&1; }
 hasCertificates() { [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ]; }
 
 # need PACKAGES WHAT TEST...: remembers what the test does not find.
@@ -78,6 +79,8 @@ look() {
     need "containerd runc" containerd has containerd
     need "containerd runc" ctr has ctr
     need erofs-utils mkfs.erofs has mkfs.erofs
+    need shellcheck shellcheck has shellcheck
+    need python3-venv "python3 with venv" hasVenv
   fi
 }
 
@@ -122,6 +125,16 @@ installModules() {
   lockHash >"$stamp"
 }
 
+# ---- the fuzzer ---------------------------------------------------------------------------------------------------------
+
+fuzzerVersion=4.32.5
+python=.artifacts/python
+fuzzerIsCurrent() { [ -x "$python/bin/schemathesis" ] && "$python/bin/schemathesis" --version | grep -qF "$fuzzerVersion"; }
+installFuzzer() {
+  python3 -m venv "$python"
+  "$python/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$fuzzerVersion"
+}
+
 # ---- all of it ----------------------------------------------------------------------------------------------------------
 
 mkdir -p .artifacts
@@ -141,5 +154,13 @@ if modulesAreCurrent; then
   say "  ${green}ok${plain} node modules"
 else
   step "node modules (npm ci)" installModules
+fi
+if [ "$forTests" = yes ]; then
+  if fuzzerIsCurrent; then
+    say "  ${green}ok${plain} fuzzer"
+  else
+    # Without it, its test is skipped and says so.
+    step "fuzzer (schemathesis)" installFuzzer || say "  skipped: the fuzzer cannot be installed here"
+  fi
 fi
 step "guest kernel and initrd" bash scripts/build-initrd.sh

@@ -17,6 +17,7 @@ import {
   UnsupportedMediaType
 } from "../domain/problems.ts"
 import { Authorization } from "./Authorization.ts"
+import { Idempotency } from "./Idempotency.ts"
 import { JsonBody, Validation } from "./Validation.ts"
 
 /** What an archive's content type must be. */
@@ -36,6 +37,7 @@ export class ImagesGroup extends HttpApiGroup.make("images")
       success: accepted,
       error: [ImageExists, Unprocessable, Busy]
     })
+      .middleware(Idempotency)
       .middleware(JsonBody)
       .annotateMerge(
         OpenApi.annotations({
@@ -49,20 +51,24 @@ export class ImagesGroup extends HttpApiGroup.make("images")
       payload: HttpApiSchema.StreamUint8Array({ contentType: archiveContentType }),
       success: accepted,
       error: [ImageExists, Unprocessable, PayloadTooLarge, UnsupportedMediaType, RequestTimeout, Busy]
-    }).annotateMerge(
-      OpenApi.annotations({
-        summary: "Import an archive",
-        description:
-          "The body is a tar as `docker save` or an OCI layout makes it. Answers when it is received; conversion goes on."
-      })
-    ),
-    HttpApiEndpoint.post("collect", "/gc", { success: ImageGcReport }).annotateMerge(
-      OpenApi.annotations({
-        summary: "Collect garbage",
-        description:
-          "Forgets older versions of images (their tag moved on) that no instance was created from, and removes the layers that no image needs. Happens by itself every minute; this one answers when it is done."
-      })
-    ),
+    })
+      .middleware(Idempotency)
+      .annotateMerge(
+        OpenApi.annotations({
+          summary: "Import an archive",
+          description:
+            "The body is a tar as `docker save` or an OCI layout makes it. Answers when it is received; conversion goes on."
+        })
+      ),
+    HttpApiEndpoint.post("collect", "/gc", { success: ImageGcReport })
+      .middleware(Idempotency)
+      .annotateMerge(
+        OpenApi.annotations({
+          summary: "Collect garbage",
+          description:
+            "Forgets older versions of images (their tag moved on) that no instance was created from, and removes the layers that no image needs. Happens by itself every minute; this one answers when it is done."
+        })
+      ),
     HttpApiEndpoint.get("get", "/:id", { params: id, success: Image, error: ImageNotFound }).annotateMerge(
       OpenApi.annotations({ summary: "One image" })
     ),

@@ -9,6 +9,7 @@ import { CreateInstance, Instance, InstanceState, PatchInstance, RestoreMode } f
 import {
   Busy,
   HostUnfit,
+  IdempotencyOutcomeUnknown,
   ImageNotFound,
   ImageNotReady,
   InstanceExists,
@@ -16,6 +17,7 @@ import {
   InsufficientMemory,
   InvalidState,
   NoAddressLeft,
+  PreconditionFailed,
   Unprocessable,
   VerbCancelled,
   VerbFailed,
@@ -26,6 +28,8 @@ import {
 import { Authorization } from "./Authorization.ts"
 import { execEndpoints } from "./Exec.ts"
 import { filesEndpoints } from "./Files.ts"
+import { Idempotency, TellsOutcome } from "./Idempotency.ts"
+import { IfMatch } from "./IfMatch.ts"
 import { FlagParameter, IntParameter } from "./parameters.ts"
 import { JsonBody, Validation } from "./Validation.ts"
 
@@ -145,6 +149,7 @@ const LogEventStream = HttpApiSchema.StreamSse({
 export const verbProblems = [
   InstanceNotFound,
   InvalidState,
+  PreconditionFailed,
   HostUnfit,
   VerbCancelled,
   VerbFailed,
@@ -171,6 +176,7 @@ export const createProblems = [
 export const patchProblems = [
   InstanceNotFound,
   InvalidState,
+  PreconditionFailed,
   InsufficientMemory,
   Unprocessable,
   VerbFailed,
@@ -183,32 +189,44 @@ const verb = <const Name extends string>(name: Name, summary: string) =>
     params: id,
     success: Instance,
     error: verbProblems
-  }).annotateMerge(OpenApi.annotations({ summary }))
+  })
+    .middleware(IfMatch)
+    .middleware(Idempotency)
+    .annotateMerge(OpenApi.annotations({ summary }))
 
 const start = HttpApiEndpoint.post("start", "/:id/start", {
   params: id,
   success: Instance,
   error: launchProblems
-}).annotateMerge(OpenApi.annotations({ summary: "Boot the guest" }))
+})
+  .middleware(IfMatch)
+  .middleware(Idempotency)
+  .annotateMerge(OpenApi.annotations({ summary: "Boot the guest" }))
 
 const stop = HttpApiEndpoint.post("stop", "/:id/stop", {
   params: id,
   query: stopQuery,
   success: Instance,
   error: verbProblems
-}).annotateMerge(
-  OpenApi.annotations({
-    summary: "Turn the guest off, then end the VMM",
-    description: "The guest is asked first, and forced after a grace period. Cancels a slower verb."
-  })
-)
+})
+  .middleware(IfMatch)
+  .middleware(Idempotency)
+  .annotateMerge(
+    OpenApi.annotations({
+      summary: "Turn the guest off, then end the VMM",
+      description: "The guest is asked first, and forced after a grace period. Cancels a slower verb."
+    })
+  )
 
 const restore = HttpApiEndpoint.post("restore", "/:id/restore", {
   params: id,
   query: restoreQuery,
   success: Instance,
   error: launchProblems
-}).annotateMerge(OpenApi.annotations({ summary: "Bring a guest back from its snapshot" }))
+})
+  .middleware(IfMatch)
+  .middleware(Idempotency)
+  .annotateMerge(OpenApi.annotations({ summary: "Bring a guest back from its snapshot" }))
 
 const records = [
   HttpApiEndpoint.get("list", "/", { query: listQuery, success: Schema.Array(Instance) }).annotateMerge(
@@ -217,8 +235,10 @@ const records = [
   HttpApiEndpoint.post("create", "/", {
     payload: CreateInstance,
     success: Instance.pipe(HttpApiSchema.status(201)),
-    error: createProblems
+    error: [...createProblems, IdempotencyOutcomeUnknown]
   })
+    .middleware(Idempotency)
+    .annotate(TellsOutcome, true)
     .middleware(JsonBody)
     .annotateMerge(
       OpenApi.annotations({
@@ -239,6 +259,7 @@ const records = [
     success: Instance,
     error: patchProblems
   })
+    .middleware(IfMatch)
     .middleware(JsonBody)
     .annotateMerge(
       OpenApi.annotations({
@@ -251,12 +272,14 @@ const records = [
     params: id,
     success: removed,
     error: verbProblems
-  }).annotateMerge(
-    OpenApi.annotations({
-      summary: "Delete an instance",
-      description: "Legal in every state, and cancels what is under way; nothing is left on the host."
-    })
-  )
+  })
+    .middleware(IfMatch)
+    .annotateMerge(
+      OpenApi.annotations({
+        summary: "Delete an instance",
+        description: "Legal in every state, and cancels what is under way; nothing is left on the host."
+      })
+    )
 ] as const
 
 const watching = [

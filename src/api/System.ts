@@ -8,6 +8,7 @@ import { Health } from "../domain/Health.ts"
 import { Unhealthy } from "../domain/problems.ts"
 import { Resources } from "../domain/Resources.ts"
 import { Authorization } from "./Authorization.ts"
+import { jsonSchemaAnnotation } from "./parameters.ts"
 
 const text = (contentType: string, description: string) =>
   Schema.String.annotate({ description }).pipe(HttpApiSchema.asText({ contentType }))
@@ -34,7 +35,11 @@ export class SystemGroup extends HttpApiGroup.make("system")
         })
       ),
     HttpApiEndpoint.get("specYaml", "/spec.yaml", {
-      success: text("application/yaml", "This document.")
+      // The schema of a YAML answer is that of the value that the text stands for.
+      success: Schema.String.annotate({
+        description: "This document.",
+        [jsonSchemaAnnotation]: { type: "object", description: "This document." }
+      }).pipe(HttpApiSchema.asText({ contentType: "application/yaml" }))
     }).annotateMerge(OpenApi.annotations({ summary: "This document as YAML" })),
     HttpApiEndpoint.get("specJson", "/spec.json", {
       success: Schema.Record(Schema.String, Schema.Unknown).annotate({ description: "This document." })

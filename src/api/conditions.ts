@@ -7,6 +7,8 @@ import * as HttpApi from "effect/http-api/HttpApi"
 import type * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
 import { Api } from "./Api.ts"
 import { Authorization, requiredScope } from "./Authorization.ts"
+import { Idempotency, idempotencyKeyParameter } from "./Idempotency.ts"
+import { IfMatch, ifMatchParameter } from "./IfMatch.ts"
 
 type Json = Readonly<Record<string, unknown>>
 
@@ -27,9 +29,17 @@ const endpoints = (): ReadonlyMap<string, HttpApiEndpoint.Top> => {
   return found
 }
 
+const parametersOf = ({ parameters }: Json): ReadonlyArray<unknown> =>
+  Array.isArray(parameters) ? parameters : []
+
 /** OpenAPI 3.1 lists under a bearer scheme the roles that a call takes. */
 const completed = (operation: Json, endpoint: HttpApiEndpoint.Top): Json => ({
   ...operation,
+  parameters: [
+    ...parametersOf(operation),
+    ...(endpoint.middlewares.has(IfMatch) ? [ifMatchParameter] : []),
+    ...(endpoint.middlewares.has(Idempotency) ? [idempotencyKeyParameter] : [])
+  ],
   ...(endpoint.middlewares.has(Authorization) ? { security: [{ bearer: [requiredScope(endpoint)] }] } : {})
 })
 

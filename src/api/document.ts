@@ -46,6 +46,26 @@ const complete = (node: Record<string, unknown>): Record<string, unknown> => {
   return { ...node, required: [...required, "title", "status"] }
 }
 
+/** `\0` is NUL in JavaScript's expressions only; other languages read the longer form as well. */
+const portable = (pattern: string): string =>
+  pattern.replace(/\\(0(?!\d)|.)/gsu, (whole, char: string) => (char === "0" ? String.raw`\u0000` : whole))
+
+/** Patterns that readers in any language take. */
+const portablePatterns = (node: Record<string, unknown>): Record<string, unknown> => {
+  const { pattern, patternProperties } = node
+  return {
+    ...node,
+    ...(Predicate.isString(pattern) ? { pattern: portable(pattern) } : {}),
+    ...(isRecord(patternProperties)
+      ? {
+          patternProperties: Object.fromEntries(
+            Object.entries(patternProperties).map(([key, schema]) => [portable(key), schema])
+          )
+        }
+      : {})
+  }
+}
+
 const rewrite = (node: unknown): unknown => {
   if (Array.isArray(node)) return node.map(rewrite)
   if (!isRecord(node)) return node
@@ -54,7 +74,7 @@ const rewrite = (node: unknown): unknown => {
   const entries = Object.entries(node)
     .filter(([key]) => !droppedKeys.has(key))
     .map(([key, value]) => [key, rewrite(value)])
-  return complete(described(flattened(Object.fromEntries(entries))))
+  return portablePatterns(complete(described(flattened(Object.fromEntries(entries)))))
 }
 
 type Components = Readonly<Record<string, unknown>>

@@ -35,7 +35,7 @@ export const failure = (sentence: string, code: keyof typeof exitCodes = "failur
   new Failure({ sentence, exitCode: exitCodes[code] })
 
 /** What every problem of the API has (RFC 9457); `errors` says where a request was wrong. */
-const ProblemLike = Schema.Struct({
+export const ProblemLike = Schema.Struct({
   status: Schema.Int,
   title: Schema.optionalKey(Schema.String),
   detail: Schema.optionalKey(Schema.String),
@@ -48,7 +48,7 @@ const ProblemLike = Schema.Struct({
     )
   )
 })
-type ProblemLike = typeof ProblemLike.Type
+export type ProblemLike = typeof ProblemLike.Type
 const isProblem = Schema.is(ProblemLike)
 
 const byStatus: Readonly<Record<number, keyof typeof exitCodes>> = {

@@ -11,7 +11,7 @@ import { archiveContentType } from "../api/Images.ts"
 import { FlagParameter, IntParameter } from "../api/parameters.ts"
 import { InstanceId, VolumeId } from "../domain/Ids.ts"
 import { Instance } from "../domain/Instance.ts"
-import { CreateVolume, MountPath, Volume, VolumeSizeGb } from "../domain/Volume.ts"
+import { MountPath, Volume, VolumeSizeGb } from "../domain/Volume.ts"
 
 const volume = { id: VolumeId }
 const attachment = { id: InstanceId, volumeId: VolumeId }
@@ -22,7 +22,11 @@ const volumes = HttpApiGroup.make("volumes")
   .add(
     HttpApiEndpoint.get("list", "/", { success: Schema.Array(Volume) }),
     HttpApiEndpoint.post("create", "/", {
-      payload: CreateVolume,
+      payload: Schema.Struct({
+        name: Schema.String,
+        size_gb: VolumeSizeGb,
+        id: Schema.optionalKey(VolumeId)
+      }),
       success: Volume.pipe(HttpApiSchema.status(201))
     }),
     HttpApiEndpoint.get("get", "/:id", { params: volume, success: Volume }),

@@ -4,12 +4,15 @@ import * as Command from "effect/cli/Command"
 import * as Completions from "effect/cli/Completions"
 import * as Effect from "effect/Effect"
 import { events } from "./commands/events.ts"
+import { exec } from "./commands/exec.ts"
+import { copy } from "./commands/copy.ts"
 import { image } from "./commands/images.ts"
 import { inspect, ps, wait } from "./commands/list.ts"
 import { doctor, serve } from "./commands/local.ts"
 import { logs } from "./commands/logs.ts"
 import { createCommand, run } from "./commands/run.ts"
 import { pause, remove, restore, resume, shutdown, standby, start, stop } from "./commands/verbs.ts"
+import { token } from "./commands/token.ts"
 import { attach, detach, volumeCommand } from "./commands/volumes.ts"
 import { dataplane } from "./dataplane.ts"
 import { Screen } from "./Screen.ts"
@@ -29,6 +32,7 @@ const completion = Command.make(
 const listed = [
   serve,
   doctor,
+  token,
   image,
   run,
   createCommand,
@@ -44,6 +48,8 @@ const listed = [
   remove,
   wait,
   logs,
+  exec,
+  copy,
   volumeCommand,
   attach,
   detach,

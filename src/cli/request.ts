@@ -86,7 +86,7 @@ const mib = (flag: string, size: string): Effect.Effect<number, Failure> => {
 }
 
 const optionalMib = (flag: string, size: Option.Option<string>) =>
-  Option.isNone(size) ? Effect.succeed(undefined) : mib(flag, size.value)
+  Option.isNone(size) ? Effect.void : mib(flag, size.value)
 
 const pair = (flag: string, word: string): Effect.Effect<readonly [string, string], Failure> => {
   const at = word.indexOf("=")
@@ -96,7 +96,9 @@ const pair = (flag: string, word: string): Effect.Effect<readonly [string, strin
 }
 
 /** A value is never told: it may be a secret. */
-const environmentPair = (word: string): Effect.Effect<ReadonlyArray<readonly [string, string]>, Failure> => {
+export const environmentPair = (
+  word: string
+): Effect.Effect<ReadonlyArray<readonly [string, string]>, Failure> => {
   if (word.includes("=") && !word.startsWith("=")) return Effect.map(pair("env", word), (it) => [it])
   const value = process.env[word]
   return value === undefined

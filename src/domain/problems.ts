@@ -5,7 +5,7 @@
  */
 import * as Schema from "effect/Schema"
 import * as HttpApiError from "effect/http-api/HttpApiError"
-import { ImageId, InstanceId, VolumeId } from "./Ids.ts"
+import { Generation, ImageId, InstanceId, VolumeId } from "./Ids.ts"
 import { HealthCheck } from "./Health.ts"
 import { InstanceState, Transition, Verb } from "./Instance.ts"
 import { Scope } from "./Scope.ts"
@@ -161,6 +161,18 @@ export class VolumeBusy extends HttpApiError.Problem<VolumeBusy>()(
   { detail, volume_id: VolumeId, instance_id: InstanceId, holders: Schema.Array(MountHolder) }
 ) {}
 
+/** `If-Match` names a generation that the instance has no more: somebody else changed it first. */
+export class PreconditionFailed extends HttpApiError.Problem<PreconditionFailed>()(
+  "PreconditionFailed",
+  { type: type("precondition-failed"), status: 412, title: "The instance has moved on" },
+  {
+    detail,
+    instance_id: InstanceId,
+    /** The generation now. */
+    generation: Generation
+  }
+) {}
+
 export class PayloadTooLarge extends HttpApiError.Problem<PayloadTooLarge>()(
   "PayloadTooLarge",
   { type: type("payload-too-large"), status: 413, title: "The body is too large" },
@@ -210,6 +222,35 @@ export class Unhealthy extends HttpApiError.Problem<Unhealthy>()(
   "Unhealthy",
   { type: type("unhealthy"), status: 503, title: "The host cannot run VMs" },
   { detail, checks: Schema.Array(HealthCheck) }
+) {}
+
+/** The key was used for another request. */
+export class IdempotencyKeyReused extends HttpApiError.Problem<IdempotencyKeyReused>()(
+  "IdempotencyKeyReused",
+  {
+    type: type("idempotency-key-reused"),
+    status: 422,
+    title: "The idempotency key belongs to another request"
+  },
+  { detail }
+) {}
+
+/** The first request with the key is still under way. */
+export class IdempotencyKeyInUse extends HttpApiError.Problem<IdempotencyKeyInUse>()(
+  "IdempotencyKeyInUse",
+  { type: type("idempotency-key-in-use"), status: 409, title: "The request with this key is under way" },
+  { detail }
+) {}
+
+/** The service was interrupted during the first request with the key, and does not guess what it came to. */
+export class IdempotencyOutcomeUnknown extends HttpApiError.Problem<IdempotencyOutcomeUnknown>()(
+  "IdempotencyOutcomeUnknown",
+  {
+    type: type("idempotency-outcome-unknown"),
+    status: 409,
+    title: "What the request with this key came to is not known"
+  },
+  { detail }
 ) {}
 
 /** A defect; its cause is in the log only. */

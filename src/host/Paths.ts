@@ -60,6 +60,7 @@ export const layout = (dataDir: string, runRoot = "/run/chd") => {
     run,
     service: path.join(root, "service.json"),
     events: path.join(root, "events"),
+    idempotency: path.join(root, "idempotency"),
     system: path.join(root, "system"),
     kernel: path.join(root, "system", "vmlinuz"),
     initrd: path.join(root, "system", "initrd"),

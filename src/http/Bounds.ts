@@ -20,7 +20,7 @@ const defaults = {
   stalledClientMs: 60_000,
   /** How long open requests may take to end when the service stops. Streams end at once. */
   drainMs: 4_000,
-  /** Connections beyond are refused. */
+  /** Beyond, one that waits for nothing gives way; where none does, the newcomer is refused. */
   connectionsMax: 2_048,
   /** One successful request of so many is logged. */
   requestLogEvery: 100

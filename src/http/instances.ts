@@ -3,10 +3,12 @@ import * as Effect from "effect/Effect"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Api } from "../api/Api.ts"
-import type { Instance } from "../domain/Instance.ts"
-import { InvalidRequest } from "../domain/problems.ts"
-import { Instances, type ListFilter } from "../instance/Instances.ts"
+import { Precondition } from "../api/IfMatch.ts"
+import type { InstanceId } from "../domain/Ids.ts"
+import type { Instance, Verb } from "../domain/Instance.ts"
+import { Instances, type ListFilter, type VerbOptions } from "../instance/Instances.ts"
 import { HttpBounds } from "./Bounds.ts"
+import { createOnce } from "./createOnce.ts"
 import { Drain } from "./Drain.ts"
 import { execResponse } from "./exec.ts"
 import { execSocketResponse } from "./execSocket.ts"
@@ -40,36 +42,31 @@ export const instanceResponse = (instance: Instance, status = 200) =>
     status
   )
 
-/** `k=v` again and again; one name with two values could match nothing, so it is a mistake. */
-const labelsOf = (
-  selectors: ReadonlyArray<string>
-): Effect.Effect<Readonly<Record<string, string>>, InvalidRequest> => {
+/** `k=v` again and again, all of which must match; null where one name has two values, since no instance has both. */
+const labelsOf = (selectors: ReadonlyArray<string>): Readonly<Record<string, string>> | null => {
   const labels = new Map<string, string>()
   for (const selector of selectors) {
     const at = selector.indexOf("=")
     const name = selector.slice(0, at)
     const value = selector.slice(at + 1)
-    if ((labels.get(name) ?? value) !== value)
-      return Effect.fail(
-        new InvalidRequest({
-          detail: `The label ${name} is asked for with two values; no instance has both.`
-        })
-      )
+    if ((labels.get(name) ?? value) !== value) return null
     labels.set(name, value)
   }
-  return Effect.succeed(Object.fromEntries(labels))
+  return Object.fromEntries(labels)
 }
 
-const filterOf = Effect.fnUntraced(function* (query: {
-  readonly state?: Instance["state"]
-  readonly label?: ReadonlyArray<string>
-}) {
+const listed = (
+  instances: Instances["Service"],
+  query: { readonly state?: Instance["state"]; readonly label?: ReadonlyArray<string> }
+): Effect.Effect<string> => {
+  const labels = labelsOf(query.label ?? [])
+  if (labels === null) return Effect.succeed("[]")
   const filter: ListFilter = {
     ...(query.state === undefined ? {} : { state: query.state }),
-    ...(query.label === undefined ? {} : { labels: yield* labelsOf(query.label) })
+    ...(query.label === undefined ? {} : { labels })
   }
-  return filter
-})
+  return instances.listJson(filter)
+}
 
 export const layerInstances = HttpApiBuilder.group(
   Api,
@@ -79,19 +76,28 @@ export const layerInstances = HttpApiBuilder.group(
     const bounds = yield* HttpBounds
     const drain = yield* Drain
     const toList = listResponse()
-    const launch = (...args: Parameters<typeof instances.command>) =>
-      Effect.map(instances.command(...args), (instance) => instanceResponse(instance))
-    const command = (...args: Parameters<typeof instances.command>) => neverLaunches(launch(...args))
+    const launch = (id: InstanceId, verb: Exclude<Verb, "delete">, options: VerbOptions = {}) =>
+      Effect.flatMap(Precondition, (condition) =>
+        Effect.map(instances.command(id, verb, { ...options, ...condition }), (instance) =>
+          instanceResponse(instance)
+        )
+      )
+    const command = (...args: Parameters<typeof launch>) => neverLaunches(launch(...args))
     const guest = { instances, bounds, drain }
     return handlers
       .handleAll({
-        list: ({ query }) => Effect.map(Effect.flatMap(filterOf(query), instances.listJson), toList),
+        list: ({ query }) => Effect.map(listed(instances, query), toList),
         create: ({ payload }) =>
-          Effect.map(instances.create(payload), (instance) => instanceResponse(instance, 201)),
+          Effect.map(createOnce(instances, payload), (instance) => instanceResponse(instance, 201)),
         get: ({ params }) => Effect.map(instances.get(params.id), (instance) => instanceResponse(instance)),
         patch: ({ params, payload }) =>
-          Effect.map(instances.patch(params.id, payload), (instance) => instanceResponse(instance)),
-        remove: ({ params }) => neverLaunches(instances.remove(params.id)),
+          Effect.flatMap(Precondition, (condition) =>
+            Effect.map(instances.patch(params.id, payload, condition), (instance) =>
+              instanceResponse(instance)
+            )
+          ),
+        remove: ({ params }) =>
+          Effect.flatMap(Precondition, (condition) => neverLaunches(instances.remove(params.id, condition))),
         start: ({ params }) => launch(params.id, "start"),
         pause: ({ params }) => command(params.id, "pause"),
         resume: ({ params }) => command(params.id, "resume"),

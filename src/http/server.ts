@@ -24,12 +24,16 @@ import { isOpen, Settings } from "../host/Settings.ts"
 import { logEvent } from "../telemetry/LogEvent.ts"
 import { layerAuthorization } from "./authorization.ts"
 import { HttpBounds } from "./Bounds.ts"
+import { boundConnections } from "./connections.ts"
 import { Drain } from "./Drain.ts"
 import { layerEvents } from "./events.ts"
+import { layerIdempotency } from "./idempotency.ts"
+import { IdempotencyKeys } from "./IdempotencyKeys.ts"
 import { layerImages } from "./images.ts"
 import { layerInstances } from "./instances.ts"
+import { layerIfMatch } from "./precondition.ts"
 import { layerResponses } from "./responses.ts"
-import { servedRoute } from "./routes.ts"
+import { maxParamLength, servedRoute } from "./routes.ts"
 import { layerSystem } from "./system.ts"
 import { layerJsonBody, layerValidation } from "./validation.ts"
 import { layerAttachments, layerVolumes } from "./volumes.ts"
@@ -71,7 +75,7 @@ const nodeServer = (bounds: HttpBounds): Server => {
     connectionsCheckingInterval: connectionsCheckMs
   })
   server.timeout = bounds.idleMs
-  server.maxConnections = bounds.connectionsMax
+  boundConnections(server, bounds.connectionsMax)
   server.on("clientError", refuseMalformed)
   return server
 }
@@ -91,7 +95,8 @@ const layerListener = Layer.unwrap(
 
 const layerApi = HttpApiBuilder.layer(Api).pipe(
   Layer.provide([layerSystem, layerImages, layerInstances, layerVolumes, layerAttachments, layerEvents]),
-  Layer.provide([layerAuthorization, layerValidation, layerJsonBody])
+  Layer.provide([layerAuthorization, layerValidation, layerJsonBody, layerIfMatch, layerIdempotency]),
+  Layer.provide(IdempotencyKeys.layer)
 )
 
 /** Built after the server listens and closed before it stops: it announces both. */
@@ -127,7 +132,8 @@ export const layerServing = <R>(more: Layer.Layer<never, never, R>) =>
     Layer.provideMerge(
       HttpRouter.serve(Layer.mergeAll(layerApi, layerResponses, more), {
         disableLogger: true,
-        disableListenLog: true
+        disableListenLog: true,
+        routerConfig: { maxParamLength }
       })
     ),
     Layer.provideMerge(layerListener),

@@ -7,7 +7,7 @@ import { InsufficientMemory, InvalidRequest, Unprocessable } from "../domain/pro
 import type { Instances } from "../instance/Instances.ts"
 
 /** Only start and restore ask something of the host; from another verb these problems would be a defect. */
-export const neverLaunches = <A, E>(effect: Effect.Effect<A, E | InsufficientMemory | Unprocessable>) =>
+export const neverLaunches = <A, E, R>(effect: Effect.Effect<A, E | InsufficientMemory | Unprocessable, R>) =>
   Effect.catchIf(
     effect,
     (problem) => problem instanceof InsufficientMemory || problem instanceof Unprocessable,

@@ -61,9 +61,9 @@ export interface Actor {
   /** The channel to the guest's agent, while the guest has answered on it. */
   readonly agent: () => Option.Option<AgentSession>
   /** Answers when the verb's end state is reached and durable, or with why not. Interrupting it cancels nothing. */
-  readonly send: (command: Command) => Effect.Effect<Reply>
+  readonly send: (command: Command, expected: Mailbox.Expected) => Effect.Effect<Reply>
   /** Changes what can be changed of an instance that is there; answers when the change is durable and done. */
-  readonly amend: (changes: PatchInstance) => Effect.Effect<Reply>
+  readonly amend: (changes: PatchInstance, expected: Mailbox.Expected) => Effect.Effect<Reply>
   /** The same as `send` in two parts: decided, recorded and shown; then done. */
   readonly begin: (command: Command) => Effect.Effect<Begun>
   /** Tells the guest of a volume's new size, in bytes, and grows its file system. */
@@ -171,7 +171,13 @@ const onCommand = Effect.fnUntraced(function* (
   }
 })
 
+/** The record moved on since the client saw it: its change is not decided, so that nothing of it can happen. */
+const hasMoved = (cell: Cell, expected: Mailbox.Expected): boolean =>
+  expected !== null && !expected.includes(cell.record.generation)
+
 const handle = (cell: Cell, mail: Mailbox.Mail) => {
+  if ("expected" in mail && hasMoved(cell, mail.expected))
+    return Deferred.succeed(mail.reply, { _tag: "Moved", generation: cell.record.generation })
   switch (mail._tag) {
     case "Command":
       return onCommand(cell, mail).pipe(
@@ -266,7 +272,7 @@ export const make = Effect.fnUntraced(function* (
     const over = (it: Reply): Begun => ({ taken: Effect.void, reply: Effect.succeed(it) })
     if (cell.record.lifecycle.state._tag === "Gone") return over({ _tag: "Gone" })
     const parent = Option.getOrUndefined(yield* Effect.option(Effect.currentParentSpan))
-    return cell.mailbox.offer({ _tag: "Command", command, reply, taken, parent })
+    return cell.mailbox.offer({ _tag: "Command", command, expected: null, reply, taken, parent })
       ? { taken: Deferred.await(taken), reply: Deferred.await(reply) }
       : over({ _tag: "Busy", reason: mailboxFull })
   })
@@ -274,11 +280,18 @@ export const make = Effect.fnUntraced(function* (
     record: () => cell.record,
     view: () => cell.view,
     agent: () => cell.wire?.agent() ?? Option.none(),
-    send: (command: Command) =>
+    send: (command: Command, expected: Mailbox.Expected) =>
       Effect.flatMap(Effect.option(Effect.currentParentSpan), (parent) =>
-        ask((reply) => ({ _tag: "Command", command, reply, parent: Option.getOrUndefined(parent) }))
+        ask((reply) => ({
+          _tag: "Command",
+          command,
+          expected,
+          reply,
+          parent: Option.getOrUndefined(parent)
+        }))
       ),
-    amend: (changes: PatchInstance) => ask((reply) => ({ _tag: "Amend", changes, reply })),
+    amend: (changes: PatchInstance, expected: Mailbox.Expected) =>
+      ask((reply) => ({ _tag: "Amend", changes, expected, reply })),
     begin: beginCommand,
     growVolume: (volume, bytes) => ask((reply) => ({ _tag: "Grow", volume, bytes, reply })),
     created: Deferred.await(created),

@@ -30,6 +30,7 @@ import type {
   InvalidState,
   NoAddressLeft,
   PayloadTooLarge,
+  PreconditionFailed,
   RequestTimeout,
   Unprocessable,
   VerbCancelled,
@@ -47,7 +48,12 @@ export interface ListFilter {
   readonly labels?: Readonly<Record<string, string>>
 }
 
-export interface VerbOptions {
+export interface ChangeOptions {
+  /** The generations in which the change may find the instance; any where it is not given. */
+  readonly ifMatch?: ReadonlyArray<number>
+}
+
+export interface VerbOptions extends ChangeOptions {
   /** stop: gives up the snapshot of a Standby instance. */
   readonly discardSnapshot?: boolean
   /** restore: false leaves an instance paused that was paused before standby. */
@@ -76,9 +82,19 @@ export type CreateProblem =
   | VerbFailed
   | Busy
 
+export type PatchProblem =
+  | InstanceNotFound
+  | InvalidState
+  | PreconditionFailed
+  | InsufficientMemory
+  | Unprocessable
+  | VerbFailed
+  | Busy
+
 export type VerbProblem =
   | InstanceNotFound
   | InvalidState
+  | PreconditionFailed
   | InsufficientMemory
   | Unprocessable
   | HostUnfit
@@ -155,12 +171,10 @@ export class Instances extends Context.Service<
     /** Changes what can be changed of an instance that is there; answers when it is durable and, for memory, done. */
     readonly patch: (
       id: InstanceId,
-      changes: PatchInstance
-    ) => Effect.Effect<
-      Instance,
-      InstanceNotFound | InvalidState | InsufficientMemory | Unprocessable | VerbFailed | Busy
-    >
-    readonly remove: (id: InstanceId) => Effect.Effect<void, VerbProblem>
+      changes: PatchInstance,
+      options?: ChangeOptions
+    ) => Effect.Effect<Instance, PatchProblem>
+    readonly remove: (id: InstanceId, options?: ChangeOptions) => Effect.Effect<void, VerbProblem>
     readonly wait: (
       id: InstanceId,
       condition: WaitFor

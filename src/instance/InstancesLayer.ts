@@ -31,7 +31,14 @@ import { notFound, patchAnswer, verbAnswer } from "./answers.ts"
 import { admit, create, mustBeFit } from "./create.ts"
 import { EventLog } from "./EventLog.ts"
 import * as guestCalls from "./guestCalls.ts"
-import { Instances, type LogRequest, type LogSource, type VerbOptions, type WaitFor } from "./Instances.ts"
+import {
+  type ChangeOptions,
+  Instances,
+  type LogRequest,
+  type LogSource,
+  type VerbOptions,
+  type WaitFor
+} from "./Instances.ts"
 import type { Command } from "./Lifecycle.ts"
 import { Supervisor } from "./Supervisor.ts"
 
@@ -72,25 +79,30 @@ const send = Effect.fnUntraced(function* (id: InstanceId, verb: Verb, options: V
     yield* mustBeFit
     yield* admit(actor.view().memory_mb, id)
   }
-  const reply = yield* actor.send(commandOf(verb, options, yield* Clock.currentTimeMillis))
+  const command = commandOf(verb, options, yield* Clock.currentTimeMillis)
+  const reply = yield* actor.send(command, options.ifMatch ?? null)
   yield* verbAnswer(id, verb, reply)
   return actor.view()
 })
 
 /** Deleted is what nobody finds any more: the answer waits until the name is free. */
-const remove = Effect.fn("Instances.remove")(function* (id: InstanceId) {
+const remove = Effect.fn("Instances.remove")(function* (id: InstanceId, options: ChangeOptions) {
   const { registry } = yield* Supervisor
   const actor = yield* actorOf(id)
-  yield* send(id, "delete", {})
+  yield* send(id, "delete", options)
   if (registry.actor(id) === actor) yield* registry.when(id, () => false)
 })
 
-const patch = Effect.fn("Instances.patch")(function* (id: InstanceId, changes: PatchInstance) {
+const patch = Effect.fn("Instances.patch")(function* (
+  id: InstanceId,
+  changes: PatchInstance,
+  options: ChangeOptions
+) {
   const actor = yield* actorOf(id)
   const view = actor.view()
   const growth = (changes.memory_mb ?? 0) - view.memory_mb
   if (growth > 0 && holdsMemory(view)) yield* admit(growth)
-  yield* patchAnswer(id, yield* actor.amend(changes))
+  yield* patchAnswer(id, yield* actor.amend(changes, options.ifMatch ?? null))
   return actor.view()
 })
 
@@ -193,8 +205,8 @@ export const instancesLayer = Layer.effect(
       list: (filter) => Effect.sync(() => registry.list(filter)),
       listJson: (filter) => Effect.sync(() => registry.listJson(filter)),
       command: (id, verb, options = {}) => provided(send(id, verb, options)),
-      patch: (id, changes) => provided(patch(id, changes)),
-      remove: (id) => provided(remove(id)),
+      patch: (id, changes, options = {}) => provided(patch(id, changes, options)),
+      remove: (id, options = {}) => provided(remove(id, options)),
       wait: (id, condition) => provided(wait(id, condition)),
       logs: (id, request) => provided(logs(id, request)),
       events: events.read,

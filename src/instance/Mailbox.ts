@@ -14,10 +14,14 @@ import type { Reply } from "./Reply.ts"
 /** Verbs that may wait in front of one instance; the next one is told to come again. */
 export const commandsMax = 64
 
+/** The generations that a change may find the record in; null where any will do. */
+export type Expected = ReadonlyArray<number> | null
+
 export type Mail =
   | {
       readonly _tag: "Command"
       readonly command: Command
+      readonly expected: Expected
       readonly reply: Deferred.Deferred<Reply>
       /** The span of the request that asks. */
       readonly parent: Tracer.AnySpan | undefined
@@ -25,7 +29,12 @@ export type Mail =
       readonly taken?: Deferred.Deferred<void>
     }
   | { readonly _tag: "Event"; readonly event: Event }
-  | { readonly _tag: "Amend"; readonly changes: PatchInstance; readonly reply: Deferred.Deferred<Reply> }
+  | {
+      readonly _tag: "Amend"
+      readonly changes: PatchInstance
+      readonly expected: Expected
+      readonly reply: Deferred.Deferred<Reply>
+    }
   /** A live memory change is over: what was asked for, and what the guest has now. */
   | {
       readonly _tag: "Resized"

@@ -19,3 +19,5 @@ export type Reply =
   /** The actor's mailbox is full, the service drains, or the change cannot be recorded. */
   | { readonly _tag: "Busy"; readonly reason: string }
   | { readonly _tag: "Gone" }
+  /** The record is not of a generation that the client expected; nothing was decided. */
+  | { readonly _tag: "Moved"; readonly generation: number }

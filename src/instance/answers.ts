@@ -6,6 +6,7 @@ import {
   Busy,
   InstanceNotFound,
   InvalidState,
+  PreconditionFailed,
   Unprocessable,
   VerbCancelled,
   VerbFailed,
@@ -29,6 +30,13 @@ export const verbFailed = (id: InstanceId, verb: Transition, failure: Failure): 
 const verbCancelled = (id: InstanceId, verb: Transition, by: Verb): VerbCancelled =>
   new VerbCancelled({ detail: `${verb} of '${id}' was cancelled by ${by}.`, instance_id: id, verb, by })
 
+const moved = (id: InstanceId, generation: number): PreconditionFailed =>
+  new PreconditionFailed({
+    detail: `'${id}' is at generation ${generation} now: look at what changed, then send that with \`If-Match\`.`,
+    instance_id: id,
+    generation
+  })
+
 /** The reply to a create; only its own client asks. */
 export const createAnswer = (
   id: InstanceId,
@@ -43,6 +51,8 @@ export const createAnswer = (
       return Effect.fail(verbCancelled(id, reply.verb, reply.by))
     case "Gone":
       return Effect.fail(verbCancelled(id, "create", "delete"))
+    case "Moved":
+      return Effect.die(new Error("a create expects no generation"))
     case "Denied":
     case "Impossible":
     case "Busy":
@@ -60,7 +70,7 @@ export const verbAnswer = (
   reply: Reply
 ): Effect.Effect<
   void,
-  InstanceNotFound | InvalidState | Unprocessable | VerbFailed | VerbCancelled | Busy
+  InstanceNotFound | InvalidState | PreconditionFailed | Unprocessable | VerbFailed | VerbCancelled | Busy
 > => {
   switch (reply._tag) {
     case "Reached":
@@ -88,6 +98,8 @@ export const verbAnswer = (
       return Effect.fail(verbCancelled(id, reply.verb, reply.by))
     case "Gone":
       return verb === "delete" ? Effect.void : Effect.fail(notFound(id))
+    case "Moved":
+      return Effect.fail(moved(id, reply.generation))
     case "Busy":
       return Effect.fail(new Busy({ detail: reply.reason }))
   }
@@ -126,6 +138,8 @@ export const growthAnswer = (
     case "Denied":
     case "Impossible":
       return Effect.fail(new VolumeInUse({ detail: reply.reason, volume_id: volume, instances: [id] }))
+    case "Moved":
+      return Effect.die(new Error("a growth expects no generation"))
     case "Cancelled":
     case "Gone":
       return Effect.fail(new Busy({ detail: `The instance '${id}' went off meanwhile; try again.` }))
@@ -138,7 +152,10 @@ export const growthAnswer = (
 export const patchAnswer = (
   id: InstanceId,
   reply: Reply
-): Effect.Effect<void, InstanceNotFound | InvalidState | Unprocessable | VerbFailed | Busy> => {
+): Effect.Effect<
+  void,
+  InstanceNotFound | InvalidState | PreconditionFailed | Unprocessable | VerbFailed | Busy
+> => {
   switch (reply._tag) {
     case "Failed":
       return Effect.fail(verbFailed(id, "resize", reply.failure))

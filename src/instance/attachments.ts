@@ -127,7 +127,7 @@ export const detach = Effect.fn("Instances.detach")(function* (
   const actor = yield* actorOf(id)
   // One that is gone from the host may still be named by an instance.
   if (!actor.view().volumes.some((it) => it.volume_id === volume)) yield* volumes.get(volume)
-  yield* attachmentAnswer(id, volume, "detach", yield* actor.send({ _tag: "Detach", volume, force }))
+  yield* attachmentAnswer(id, volume, "detach", yield* actor.send({ _tag: "Detach", volume, force }, null))
   return actor.view()
 })
 

@@ -87,7 +87,7 @@ const verb = <const Name extends string>(name: Name) =>
   Rpc.make(`instances.${name}`, {
     payload: instance,
     success: Instance,
-    error: Schema.Union(verbProblems)
+    error: Schema.Union([InvalidRequest, ...verbProblems])
   })
 
 /** What changes something. */
@@ -106,23 +106,27 @@ const changes = RpcGroup.make(
   Rpc.make("instances.patch", {
     payload: { ...instance, ...PatchInstance.fields },
     success: Instance,
-    error: Schema.Union(patchProblems)
+    error: Schema.Union([InvalidRequest, ...patchProblems])
   }),
-  Rpc.make("instances.remove", { payload: instance, error: Schema.Union(verbProblems) }),
-  Rpc.make("instances.start", { payload: instance, success: Instance, error: Schema.Union(launchProblems) }),
+  Rpc.make("instances.remove", { payload: instance, error: Schema.Union([InvalidRequest, ...verbProblems]) }),
+  Rpc.make("instances.start", {
+    payload: instance,
+    success: Instance,
+    error: Schema.Union([InvalidRequest, ...launchProblems])
+  }),
   verb("pause"),
   verb("resume"),
   verb("shutdown"),
   Rpc.make("instances.stop", {
     payload: { ...instance, discard_snapshot: Schema.optionalKey(Schema.Boolean) },
     success: Instance,
-    error: Schema.Union(verbProblems)
+    error: Schema.Union([InvalidRequest, ...verbProblems])
   }),
   verb("standby"),
   Rpc.make("instances.restore", {
     payload: { ...instance, resume: Schema.optionalKey(Schema.Boolean) },
     success: Instance,
-    error: Schema.Union(launchProblems)
+    error: Schema.Union([InvalidRequest, ...launchProblems])
   })
 ).annotateRpcs(RpcScope, "write")
 

@@ -1,12 +1,16 @@
 /** Handlers of the calls: thin, since `Instances` and `Images` hold the rules. */
 import * as Effect from "effect/Effect"
+import type * as Headers from "effect/http/Headers"
 import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
+import { preconditionOf } from "../api/IfMatch.ts"
+import type { InstanceId } from "../domain/Ids.ts"
+import type { Verb } from "../domain/Instance.ts"
 import { Drain } from "../http/Drain.ts"
 import { ending } from "../http/sse.ts"
 import { neverLaunches, waitFor } from "../http/verbs.ts"
 import { Images } from "../image/Images.ts"
-import { Instances } from "../instance/Instances.ts"
+import { Instances, type VerbOptions } from "../instance/Instances.ts"
 import { DataplaneRpcs } from "./Rpcs.ts"
 
 export const layerHandlers = DataplaneRpcs.toLayer(
@@ -14,6 +18,16 @@ export const layerHandlers = DataplaneRpcs.toLayer(
     const instances = yield* Instances
     const images = yield* Images
     const drain = yield* Drain
+    const command = (
+      id: InstanceId,
+      verb: Exclude<Verb, "delete">,
+      headers: Headers.Headers,
+      options: VerbOptions = {}
+    ) =>
+      Effect.flatMap(preconditionOf(headers["if-match"]), (condition) =>
+        instances.command(id, verb, { ...options, ...condition })
+      )
+    const stays = (...args: Parameters<typeof command>) => neverLaunches(command(...args))
     return DataplaneRpcs.of({
       "images.list": () => images.list,
       "images.get": ({ id }) => images.get(id),
@@ -22,16 +36,23 @@ export const layerHandlers = DataplaneRpcs.toLayer(
       "instances.list": (filter) => instances.list(filter),
       "instances.get": ({ id }) => instances.get(id),
       "instances.create": (request) => instances.create(request),
-      "instances.patch": ({ id, ...changes }) => instances.patch(id, changes),
-      "instances.remove": ({ id }) => neverLaunches(instances.remove(id)),
-      "instances.start": ({ id }) => instances.command(id, "start"),
-      "instances.pause": ({ id }) => neverLaunches(instances.command(id, "pause")),
-      "instances.resume": ({ id }) => neverLaunches(instances.command(id, "resume")),
-      "instances.shutdown": ({ id }) => neverLaunches(instances.command(id, "shutdown")),
-      "instances.stop": ({ id, discard_snapshot = false }) =>
-        neverLaunches(instances.command(id, "stop", { discardSnapshot: discard_snapshot })),
-      "instances.standby": ({ id }) => neverLaunches(instances.command(id, "standby")),
-      "instances.restore": ({ id, resume = true }) => instances.command(id, "restore", { resume }),
+      "instances.patch": ({ id, ...changes }, { headers }) =>
+        Effect.flatMap(preconditionOf(headers["if-match"]), (condition) =>
+          instances.patch(id, changes, condition)
+        ),
+      "instances.remove": ({ id }, { headers }) =>
+        Effect.flatMap(preconditionOf(headers["if-match"]), (condition) =>
+          neverLaunches(instances.remove(id, condition))
+        ),
+      "instances.start": ({ id }, { headers }) => command(id, "start", headers),
+      "instances.pause": ({ id }, { headers }) => stays(id, "pause", headers),
+      "instances.resume": ({ id }, { headers }) => stays(id, "resume", headers),
+      "instances.shutdown": ({ id }, { headers }) => stays(id, "shutdown", headers),
+      "instances.stop": ({ id, discard_snapshot = false }, { headers }) =>
+        stays(id, "stop", headers, { discardSnapshot: discard_snapshot }),
+      "instances.standby": ({ id }, { headers }) => stays(id, "standby", headers),
+      "instances.restore": ({ id, resume = true }, { headers }) =>
+        command(id, "restore", headers, { resume }),
       "instances.wait": ({ id, ...request }) => waitFor(instances, id, request),
       "instances.logs": ({ id, source = "app", follow = false, tail, after }) =>
         Stream.unwrap(

@@ -188,7 +188,7 @@ describe("what the service is asked", () => {
         ["command", "a1", "stop", { discardSnapshot: true }],
         ["command", "a1", "restore", { resume: true }],
         ["command", "a1", "restore", { resume: false }],
-        ["command", "a1", "pause", undefined]
+        ["command", "a1", "pause", {}]
       ])
     }).pipe(Effect.scoped)
   )

@@ -112,26 +112,43 @@ describe("many at once", () => {
 })
 
 describe("bounds and the request log", () => {
-  it.live("connections beyond the bound are refused, and room comes back", () =>
-    Effect.gen(function* () {
-      const server = yield* serveFakes({ bounds: { connectionsMax: 3 } })
-      yield* Effect.gen(function* () {
-        const sockets = yield* Effect.forEach([1, 2, 3], () => openSocket(server.port))
-        for (const socket of sockets) {
-          socket.write("GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
-          const [chunk] = yield* Effect.promise(() => once(socket, "data"))
-          expect(String(chunk)).toMatch(/^HTTP\/1\.1 200 /u)
-        }
-        expect(yield* exchange(server.port, "GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")).toBe("")
+  it.live(
+    "beyond the bound a waiting connection gives way; where all are at work the newcomer is refused",
+    () =>
+      Effect.gen(function* () {
+        const server = yield* serveFakes({ bounds: { connectionsMax: 3 } })
+        server.world.events = () => Stream.never
+        const ask = "GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+        const askOnce = ask.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")
+        yield* Effect.gen(function* () {
+          const sockets = yield* Effect.forEach([1, 2, 3], () => openSocket(server.port))
+          for (const socket of sockets) {
+            socket.write(ask)
+            const [chunk] = yield* Effect.promise(() => once(socket, "data"))
+            expect(String(chunk)).toMatch(/^HTTP\/1\.1 200 /u)
+          }
+          const [longest, ...others] = sockets
+          const closed = Effect.promise(async () => longest !== undefined && once(longest, "close"))
+          const [answer] = yield* Effect.all([exchange(server.port, askOnce), closed], { concurrency: 2 })
+          expect(answer).toMatch(/^HTTP\/1\.1 200 /u)
+          expect(others.map((socket) => socket.destroyed)).toEqual([false, false])
+        }).pipe(Effect.scoped)
+        yield* Effect.gen(function* () {
+          const sockets = yield* Effect.forEach([1, 2, 3], () => openSocket(server.port))
+          for (const socket of sockets) {
+            socket.write("GET /events HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            yield* Effect.promise(() => once(socket, "data"))
+          }
+          expect(yield* exchange(server.port, askOnce)).toBe("")
+          expect(sockets.map((socket) => socket.destroyed)).toEqual([false, false, false])
+        }).pipe(Effect.scoped)
+        // The server notices the closed connections in its own time; each attempt is one round trip to it.
+        const answer = yield* Effect.repeat(exchange(server.port, askOnce), {
+          until: (text) => text !== "",
+          times: 1_000
+        })
+        expect(answer).toMatch(/^HTTP\/1\.1 200 /u)
       }).pipe(Effect.scoped)
-      const again = exchange(
-        server.port,
-        "GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
-      )
-      // The server notices the closed connections in its own time; each attempt is one round trip to it.
-      const answer = yield* Effect.repeat(again, { until: (text) => text !== "", times: 1_000 })
-      expect(answer).toMatch(/^HTTP\/1\.1 200 /u)
-    }).pipe(Effect.scoped)
   )
 
   it.live("logs errors always and one of n successes, never a query or a body", () =>

@@ -160,6 +160,9 @@ export interface FakeWorld {
   readonly calls: Array<readonly [string, ...ReadonlyArray<unknown>]>
   /** What every call of a name ends with, instead of its answer. */
   readonly failures: FakeFailures
+  /** Comes before a verb is carried out, and after an instance was made. */
+  beforeCommand?: Effect.Effect<unknown>
+  afterCreate?: Effect.Effect<unknown>
   logs: (id: InstanceId, request: LogRequest) => Stream.Stream<LogLine>
   events: (after: Option.Option<number>) => Stream.Stream<InstanceEvent>
   /** Processes and files of the guest; nothing runs and nothing is there unless the test says so. */
@@ -215,24 +218,28 @@ const command = (world: FakeWorld): Instances["Service"]["command"] => {
   const { call, find } = tools(world)
   return (id, verb, options) =>
     call("command", [id, verb, options], world.failures.command, () =>
-      Effect.flatMap(find(id), (instance): Effect.Effect<Instance, InvalidState> => {
-        if (instance.state === after[verb]) return Effect.succeed(instance)
-        const discards = verb === "stop" && instance.state === "Standby" && options?.discardSnapshot === true
-        if (!discards && !legal[verb].includes(instance.state))
-          return Effect.fail(
-            new InvalidState({
-              detail: `${verb} is not legal in ${instance.state}.`,
-              instance_id: id,
-              state: instance.state,
-              transition: null,
-              verb,
-              allowed: ["delete"]
-            })
-          )
-        const next = withGeneration(instance, after[verb])
-        world.instances.set(id, next)
-        return Effect.succeed(next)
-      })
+      Effect.flatMap(
+        Effect.andThen(world.beforeCommand ?? Effect.void, find(id)),
+        (instance): Effect.Effect<Instance, InvalidState> => {
+          if (instance.state === after[verb]) return Effect.succeed(instance)
+          const discards =
+            verb === "stop" && instance.state === "Standby" && options?.discardSnapshot === true
+          if (!discards && !legal[verb].includes(instance.state))
+            return Effect.fail(
+              new InvalidState({
+                detail: `${verb} is not legal in ${instance.state}.`,
+                instance_id: id,
+                state: instance.state,
+                transition: null,
+                verb,
+                allowed: ["delete"]
+              })
+            )
+          const next = withGeneration(instance, after[verb])
+          world.instances.set(id, next)
+          return Effect.succeed(next)
+        }
+      )
     )
 }
 
@@ -271,7 +278,10 @@ const fakeInstances = (world: FakeWorld): Instances["Service"] => {
     Effect.sync(() => [...world.instances.values()].filter((instance) => matches(instance, filter)))
   let cached: string | undefined
   return {
-    create: (request) => call("create", [request], world.failures.create, () => created(world, request)),
+    create: (request) =>
+      call("create", [request], world.failures.create, () =>
+        Effect.tap(created(world, request), () => world.afterCreate ?? Effect.void)
+      ),
     get: (id) => call("get", [id], world.failures.get, () => find(id)),
     getJson: (id) =>
       call("get", [id], world.failures.get, () => Effect.map(find(id), (it) => JSON.stringify(it))),
@@ -283,8 +293,8 @@ const fakeInstances = (world: FakeWorld): Instances["Service"] => {
           : Effect.succeed(cached)
       ),
     command: command(world),
-    patch: (id, changes) =>
-      call("patch", [id, changes], world.failures.patch, () =>
+    patch: (id, changes, options) =>
+      call("patch", [id, changes, options], world.failures.patch, () =>
         Effect.map(find(id), (instance) => {
           const { name = instance.name, labels = instance.labels, memory_mb = instance.memory_mb } = changes
           const patched = { ...instance, name, labels, memory_mb, generation: instance.generation + 1 }
@@ -293,8 +303,8 @@ const fakeInstances = (world: FakeWorld): Instances["Service"] => {
         })
       ),
     events: (after) => world.events(after),
-    remove: (id) =>
-      call("remove", [id], world.failures.remove, () =>
+    remove: (id, options) =>
+      call("remove", [id, options], world.failures.remove, () =>
         Effect.map(find(id), () => void world.instances.delete(id))
       ),
     wait: (id, condition) =>

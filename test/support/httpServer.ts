@@ -4,6 +4,7 @@ import * as HttpServer from "effect/http/HttpServer"
 import * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
+import { layout, Paths } from "../../src/host/Paths.ts"
 import { decodeSettings, type Environment, Settings } from "../../src/host/Settings.ts"
 import { HttpBounds } from "../../src/http/Bounds.ts"
 import { Health, type HealthReport } from "../../src/http/Health.ts"
@@ -12,6 +13,7 @@ import { layerServing } from "../../src/http/server.ts"
 import { layerRpc } from "../../src/rpc/server.ts"
 import { layerDefects } from "../../src/telemetry/defects.ts"
 import { layerLogger } from "../../src/telemetry/Logger.ts"
+import { memoryFiles, type MemoryFiles } from "./simulatedFiles.ts"
 import { type FakeWorld, fakeResources, fakeWorld, layerFakes } from "./fakeServices.ts"
 
 export interface TestServer {
@@ -28,6 +30,8 @@ export interface TestServerOptions {
   readonly bounds?: Partial<HttpBounds>
   readonly health?: Effect.Effect<HealthReport>
   readonly world?: FakeWorld
+  /** What is on disk; outlives the server. */
+  readonly files?: MemoryFiles
 }
 
 export const healthy: HealthReport = {
@@ -56,6 +60,7 @@ export const serveFakes = (
       Layer.provide(Layer.succeed(Health, { report: options.health ?? Effect.succeed(healthy) })),
       Layer.provide(Layer.succeed(HostResources, fakeResources(world))),
       Layer.provide(Layer.succeed(Settings, settings)),
+      Layer.provide([(options.files ?? memoryFiles()).layer, Layer.succeed(Paths, layout("/nowhere"))]),
       Layer.provide(Layer.succeed(HttpBounds, { ...defaults, ...options.bounds })),
       Layer.provide(layerDefects),
       Layer.provide(layerLogger({ logFormat: "json", logLevel: "debug" }, sink))

@@ -53,10 +53,11 @@ export const serveSimulated = (options: SimulatedServerOptions = {}) =>
     const defaults = yield* HttpBounds
     const logging = Layer.merge(layerDefects, layerLogger({ logFormat: "json", logLevel: "debug" }, sink))
     const server = layerServer.pipe(
+      // Before the ground, which has settings of its own.
+      Layer.provide(Layer.succeed(Settings, settings)),
       Layer.provide([layerResources, Layer.succeed(Health, { report: Effect.succeed(healthy) })]),
       Layer.provide(layerInstances),
       Layer.provide(Layer.fresh(layerGround(place.world, place.files, options))),
-      Layer.provide(Layer.succeed(Settings, settings)),
       Layer.provide(Layer.succeed(HttpBounds, { ...defaults, ...options.bounds })),
       Layer.provide((options.under ?? Layer.empty).pipe(Layer.provideMerge(logging)))
     )

@@ -1,14 +1,21 @@
 /** What a collector gets, and what a service does whose collector is gone, silent or out of its mind. */
+import * as fs from "node:fs/promises"
+import * as path from "node:path"
 import { describe, expect, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as Schedule from "effect/Schedule"
+import { execa } from "execa"
 import { run } from "../../src/host/Command.ts"
+import { layout } from "../../src/host/Paths.ts"
 import { layerOtlp } from "../../src/telemetry/otlp.ts"
 import { attributesOf, blackHole, collect, type CollectedSpan } from "../support/collector.ts"
 import { send } from "../support/httpServer.ts"
 import { serveSimulated, type SimulatedServer } from "../support/simulatedServer.ts"
+import { temporaryDirectory } from "../support/temporary.ts"
+
+const repository = path.resolve(import.meta.dirname, "../..")
 
 const intervals = { tracesMs: 50, metricsMs: 50 }
 const secret = "hunter2-of-the-guest"
@@ -90,6 +97,40 @@ describe("a collector", () => {
         ["host sh", 2]
       ])
       for (const body of collector.bodies) expect(body).not.toContain(secret)
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("that OTEL_EXPORTER_OTLP_ENDPOINT names is sent to by the service itself, to its last line", () =>
+    Effect.gen(function* () {
+      const collector = yield* collect
+      const dataDir = yield* temporaryDirectory("otlp")
+      yield* Effect.addFinalizer(() =>
+        Effect.promise(() => fs.rm(layout(dataDir).run, { recursive: true, force: true }))
+      )
+      const service = yield* Effect.acquireRelease(
+        Effect.sync(() =>
+          execa(process.execPath, ["src/main.ts", "serve"], {
+            cwd: repository,
+            env: {
+              VMM: "simulated",
+              PORT: "0",
+              DATA_DIR: dataDir,
+              OTEL_EXPORTER_OTLP_ENDPOINT: collector.url
+            },
+            reject: false,
+            all: true
+          })
+        ),
+        (it) => Effect.promise(async () => void (it.kill("SIGKILL"), await it))
+      )
+      const lines = () => collector.logs.map((it) => attributesOf(it.attributes)["event"])
+      yield* eventually(() => lines().includes("server.started"))
+      service.kill("SIGTERM")
+      const ended = yield* Effect.promise(() => service)
+      expect([ended.exitCode, ended.exitCode === 0 ? "" : ended.all]).toEqual([0, ""])
+      expect(lines()).toContain("server.draining")
+      expect([...collector.metrics]).toContain("dataplane_instances")
+      expect(collector.refused).toEqual([])
     }).pipe(Effect.scoped)
   )
 

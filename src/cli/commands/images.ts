@@ -23,7 +23,7 @@ const wished = Flag.String("id").pipe(
 )
 
 const decodeId = (given: Option.Option<string>) =>
-  Option.isNone(given) ? Effect.succeed(undefined) : typed(ImageId, given.value, "--id")
+  Option.isNone(given) ? Effect.void : typed(ImageId, given.value, "--id")
 
 const images = Argument.String("IMAGE").pipe(
   Argument.withDescription("Id, name, or the beginning of an id"),
