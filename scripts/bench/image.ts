@@ -91,8 +91,20 @@ export const programs = async (file: string, blobBytes: number): Promise<Blob> =
   return blob
 }
 
-/** `salt`: another one gives other contents. */
-export const smallFiles = (file: string, count: number, salt = ""): Promise<Blob> => {
+const textOf = (at: number) => {
+  const seed = createHash("sha512").update(`${at}`).digest("base64")
+  return Buffer.from(`${seed}, and text that packs well.\n`.repeat(4 + (at % 30)))
+}
+
+/** Contents that do not pack, others for each `salt`. */
+export const noiseOf = (salt: string) => (at: number) =>
+  Buffer.concat(
+    Array.from({ length: 20 + (at % 30) }, (_, part) =>
+      createHash("sha512").update(`${salt} ${at} ${part}`).digest()
+    )
+  )
+
+export const smallFiles = (file: string, count: number, bodyOf = textOf): Promise<Blob> => {
   const blank = {
     mode: 0o644,
     uid: 0,
@@ -108,8 +120,7 @@ export const smallFiles = (file: string, count: number, salt = ""): Promise<Blob
     for (let at = 0; at < count; at++) {
       if (at % 100 === 0)
         yield TarWriter.header({ ...blank, name: `d${at / 100}/`, type: "directory", mode: 0o755, size: 0 })
-      const seed = createHash("sha512").update(`${salt}${at}`).digest("base64")
-      const body = Buffer.from(`${seed}, and text that packs well.\n`.repeat(4 + (at % 30)))
+      const body = bodyOf(at)
       yield TarWriter.header({
         ...blank,
         name: `d${Math.floor(at / 100)}/f${at}`,

@@ -14,7 +14,7 @@ import { makeNamespace, type Namespace } from "../../test/support/Namespace.ts"
 import { startNamespaceRegistry } from "../../test/support/netnsRegistry.ts"
 import { type Service, startService } from "../../test/support/Service.ts"
 import { temporaryDirectory } from "../../test/support/temporary.ts"
-import { type Blob, programs, smallFiles, writeLayout } from "./image.ts"
+import { type Blob, noiseOf, programs, smallFiles, writeLayout } from "./image.ts"
 import { type Row, spread } from "./table.ts"
 
 export interface PullBenchOptions {
@@ -130,7 +130,7 @@ const makeSubjects = Effect.fnUntraced(function* (ground: Ground, options: PullB
   const large = yield* Effect.promise(() => programs(file("programs"), blobBytes))
   const small = yield* Effect.promise(() => smallFiles(file("small"), count))
   const layers = yield* Effect.forEach(Array.from({ length: sharedLayers + 2 }), (_, at) =>
-    Effect.promise(() => smallFiles(file(`layer-${at}`), Math.ceil(count / 10), `layer ${at} `))
+    Effect.promise(() => smallFiles(file(`layer-${at}`), Math.ceil(count / 10), noiseOf(`${at}`)))
   )
   const tiny = yield* Effect.promise(() => smallFiles(file("tiny"), 10))
   yield* push(ground, "large", [large])

@@ -232,6 +232,25 @@ withLayer(both, { excludeTestServices: true })("leases", (it) => {
       )
   )
 
+  it.effect.skipIf(unavailable !== null)("go when a DELETE cancels the pull", () =>
+    withService((dataDir, namespace) =>
+      Effect.gen(function* () {
+        const containerd = yield* LocalContainerd
+        const images = yield* Images
+        const built = yield* Effect.promise(async () =>
+          image([await layer([{ name: "big", body: randomBytes(24 * 1024 * 1024) }], "none")])
+        )
+        const name = `127.0.0.1:${yield* freePort}/never/mind:v1`
+        yield* containerd.load("default", built, name)
+        const { id } = yield* images.create({ name })
+        yield* until(id, (it) => it.progress.bytes_done > 0)
+        yield* images.remove(id, [])
+        assert.deepStrictEqual(yield* kept(namespace), { images: [], leases: [] })
+        yield* assertNothingLeft(dataDir)
+      })
+    )
+  )
+
   it.effect.skipIf(unavailable !== null)("of a service that died are removed by the next one", () =>
     Effect.gen(function* () {
       const { socket, ctr } = yield* LocalContainerd

@@ -17,8 +17,10 @@ import { blobFile } from "./Source.ts"
 
 /** Smaller ones are not worth a hole. */
 const spendMinBytes = 1024 * 1024
-/** Each hole costs a process. */
-const holeBytes = 16 * 1024 * 1024
+/** Each hole costs a process: a large blob has few large ones, a small one eight. */
+const holesPerBlob = 8
+const holeMinBytes = 256 * 1024
+const holeMaxBytes = 16 * 1024 * 1024
 const suffix = ".spent"
 
 export const isSpent = (name: string): boolean => name.endsWith(suffix)
@@ -32,6 +34,7 @@ async function* spend(files: Files["Service"], path: string, size: number) {
       cause
     })
   })
+  const holeBytes = Math.min(Math.max(size / holesPerBlob, holeMinBytes), holeMaxBytes)
   let [read, free] = [0, 0]
   for await (const chunk of readRange({ path: spent, offset: 0, length: size })) {
     read += chunk.length
