@@ -144,11 +144,11 @@ layer(Ground.layer, { timeout: 120_000 })("people", (it) => {
         const { url } = yield* Ground
         const line = `${[process.execPath, yield* Bundle, "--url", url, "events", "--since", "0"].map(quoted).join(" ")} | head -n 1; echo "\${PIPESTATUS[0]}"`
         const pipeline = execa("timeout", ["-s", "INT", "60", "bash", "-c", `(${line})`], { reject: false })
-        let isOver = false
-        void pipeline.finally(() => (isOver = true))
+        const pipe = { isOver: false }
+        void pipeline.finally(() => (pipe.isOver = true))
         yield* Effect.promise(() => once(pipeline.stdout, "data"))
         // The next write tells that nobody reads any more.
-        for (let round = 0; round < 10 && !isOver; round++) {
+        for (let round = 0; round < 10 && !pipe.isOver; round++) {
           yield* run("pause", "one")
           yield* run("resume", "one")
         }
