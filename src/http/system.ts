@@ -15,7 +15,7 @@ import { specJson, specYaml } from "./specification.ts"
 const text = (body: string, contentType: string, headers: Record<string, string> = {}) =>
   HttpServerResponse.text(body, { contentType, headers })
 
-const health = Effect.fnUntraced(function* (service: Health["Service"]) {
+export const health = Effect.fnUntraced(function* (service: Health["Service"]) {
   const { ok, vmm, checks } = yield* service.report
   if (ok && vmm !== null)
     return { status: "ok" as const, version, vmm, uptime_s: Math.round(process.uptime() * 1000) / 1000 }

@@ -2,7 +2,7 @@
  * Every operation of the API as a typed call: the same schemas and problems, for clients that would rather call than send.
  * Definitions only; whoever imports this imports no server. Archives travel over REST, where bodies are streams both ways.
  *
- * A call carries the headers of REST: `authorization`, and where it changes something `if-match` and `idempotency-key`.
+ * A call carries the headers of REST: `authorization`, and where it changes an instance `if-match`.
  */
 import * as Schema from "effect/Schema"
 import * as Rpc from "effect/rpc/Rpc"
@@ -16,6 +16,7 @@ import {
   waitMaxMs
 } from "../api/Instances.ts"
 import { InstanceEvent } from "../domain/Event.ts"
+import { Health } from "../domain/Health.ts"
 import { ImageId, InstanceId } from "../domain/Ids.ts"
 import { CreateImage, Image } from "../domain/Image.ts"
 import { CreateInstance, Instance, InstanceState, PatchInstance } from "../domain/Instance.ts"
@@ -26,9 +27,11 @@ import {
   ImageNotFound,
   InstanceNotFound,
   InvalidRequest,
+  Unhealthy,
   Unprocessable,
   WaitTimeout
 } from "../domain/problems.ts"
+import { Resources } from "../domain/Resources.ts"
 import { RpcAuthorization, RpcDefects, RpcScope } from "./RpcAuthorization.ts"
 
 const instance = { id: InstanceId }
@@ -39,8 +42,12 @@ const Cursor = Count(Number.MAX_SAFE_INTEGER)
 /** One line of a log; `cursor` is the byte offset behind it, `time` (RFC 3339) is when the dataplane saw it. */
 const LogLine = Schema.Struct({ cursor: Schema.Int, time: Schema.String, line: Schema.String })
 
+/** What asks nobody for a token. */
+const open = RpcGroup.make(Rpc.make("system.health", { success: Health, error: Unhealthy }))
+
 /** What only looks. */
 const reads = RpcGroup.make(
+  Rpc.make("system.resources", { success: Resources }),
   Rpc.make("images.list", { success: Schema.Array(Image) }),
   Rpc.make("images.get", { payload: image, success: Image, error: ImageNotFound }),
   Rpc.make("instances.list", {
@@ -137,4 +144,5 @@ export const DataplaneRpcs = reads
   .merge(changes)
   .middleware(RpcDefects)
   .middleware(RpcAuthorization)
+  .merge(open.middleware(RpcDefects))
   .annotateRpcs(Rpc.ParseOptions, strict)

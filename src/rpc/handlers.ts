@@ -7,7 +7,10 @@ import { preconditionOf } from "../api/IfMatch.ts"
 import type { InstanceId } from "../domain/Ids.ts"
 import type { Verb } from "../domain/Instance.ts"
 import { Drain } from "../http/Drain.ts"
+import { Health } from "../http/Health.ts"
+import { HostResources } from "../http/HostResources.ts"
 import { ending } from "../http/sse.ts"
+import { health } from "../http/system.ts"
 import { neverLaunches, waitFor } from "../http/verbs.ts"
 import { Images } from "../image/Images.ts"
 import { Instances, type VerbOptions } from "../instance/Instances.ts"
@@ -18,6 +21,8 @@ export const layerHandlers = DataplaneRpcs.toLayer(
     const instances = yield* Instances
     const images = yield* Images
     const drain = yield* Drain
+    const service = yield* Health
+    const resources = yield* HostResources
     const command = (
       id: InstanceId,
       verb: Exclude<Verb, "delete">,
@@ -29,6 +34,8 @@ export const layerHandlers = DataplaneRpcs.toLayer(
       )
     const stays = (...args: Parameters<typeof command>) => neverLaunches(command(...args))
     return DataplaneRpcs.of({
+      "system.health": () => health(service),
+      "system.resources": () => resources.report,
       "images.list": () => images.list,
       "images.get": ({ id }) => images.get(id),
       "images.create": (request) => images.create(request),

@@ -156,12 +156,14 @@ export const layerOtlp = (endpoint: string, intervals: Partial<OtlpIntervals> = 
   const url = (signal: string) => `${endpoint.replace(/\/+$/u, "")}/v1/${signal}`
   return Layer.mergeAll(
     layerTraces(url("traces"), tracesMs),
-    OtlpMetrics.layer({
-      url: url("metrics"),
-      resource,
-      exportInterval: metricsMs,
-      shutdownTimeout: shutdownTimeoutMs
-    }),
+    Layer.effectDiscard(
+      OtlpMetrics.make({
+        url: url("metrics"),
+        resource,
+        exportInterval: metricsMs,
+        shutdownTimeout: shutdownTimeoutMs
+      })
+    ),
     layerLogs(url("logs"))
   ).pipe(Layer.provide([OtlpExporter.layerFlusher, OtlpSerialization.layerJson, layerClient]), Layer.orDie)
 }

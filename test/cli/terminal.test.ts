@@ -1,5 +1,6 @@
 /** What people see: tables as wide as the terminal, bars that leave nothing, colours where they are wanted, completion; and
  * connections that drop. */
+import { once } from "node:events"
 import { createServer, connect, type AddressInfo, type Socket } from "node:net"
 import { assert, describe, layer } from "@effect/vitest"
 import * as Context from "effect/Context"
@@ -61,7 +62,7 @@ const onTerminal = (
   })
 
 /** How the tests write it. */
-const escape = "ESC"
+const escape = "<ESC>"
 
 /** Passes connections on, until it cuts them all. */
 const startProxy = (url: string) =>
@@ -117,13 +118,13 @@ layer(Ground.layer, { timeout: 120_000 })("people", (it) => {
       Effect.gen(function* () {
         const { archive } = yield* Ground
         const seen = yield* onTerminal(80, ["image", "import", archive, "--id", "img-bar"])
-        assert.match(seen, /\rESC\[K\[[#-]{5,30}\] .*demo\.tar: sending/u)
-        assert.match(seen, /\rESC\[Kimg-bar ready$/u)
+        assert.match(seen, /\r<ESC>\[K\[[#-]{5,30}\] .*demo\.tar: sending/u)
+        assert.match(seen, /\r<ESC>\[Kimg-bar ready$/u)
         const plain = yield* run("image", "import", archive, "--id", "img-bar")
         assert.notInclude(plain.err + plain.out, "\u001b")
         const verbs = yield* onTerminal(80, ["standby", "one"])
         assert.match(verbs, /one: writing the snapshot/u)
-        assert.match(verbs, /\rESC\[Kone Standby$/u)
+        assert.match(verbs, /\r<ESC>\[Kone Standby$/u)
         assert.match((yield* run("restore", "one")).err, /^one: reading the snapshot\n$/u)
         assert.strictEqual((yield* run("standby", "one", "--json")).err, "")
         yield* run("restore", "one")
@@ -142,9 +143,16 @@ layer(Ground.layer, { timeout: 120_000 })("people", (it) => {
       Effect.gen(function* () {
         const { url } = yield* Ground
         const line = `${[process.execPath, yield* Bundle, "--url", url, "events", "--since", "0"].map(quoted).join(" ")} | head -n 1; echo "\${PIPESTATUS[0]}"`
-        const { stdout, stderr } = yield* Effect.promise(() =>
-          execa("timeout", ["-s", "INT", "5", "bash", "-c", `(${line})`], { reject: false })
-        )
+        const pipeline = execa("timeout", ["-s", "INT", "60", "bash", "-c", `(${line})`], { reject: false })
+        const pipe = { isOver: false }
+        void pipeline.finally(() => (pipe.isOver = true))
+        yield* Effect.promise(() => once(pipeline.stdout, "data"))
+        // The next write tells that nobody reads any more.
+        for (let round = 0; round < 10 && !pipe.isOver; round++) {
+          yield* run("pause", "one")
+          yield* run("resume", "one")
+        }
+        const { stdout, stderr } = yield* Effect.promise(() => pipeline)
         assert.match(stdout, /^\S+Z one created [^\n]*\n141$/u)
         assert.strictEqual(stderr, "")
       })
