@@ -145,12 +145,13 @@ const requests = (channel: Channel) => {
     }),
     mount: ({ serial, path, readonly }: MountRequest) =>
       Effect.asVoid(asked({ type: "mount", serial, path, readonly }, diskTimeoutMs)),
-    grow: (path: string) => Effect.asVoid(asked({ type: "grow", path }, diskTimeoutMs)),
+    grow: (path: string, bytes: number) =>
+      Effect.asVoid(asked({ type: "grow", path, size_bytes: bytes }, diskTimeoutMs)),
     unmount: (path: string, { lazy }: { readonly lazy: boolean }) =>
       Effect.flatMap(
         answer(channel, "unmount", diskTimeoutMs, Effect.succeed({ type: "unmount", path, lazy })),
         (it): Effect.Effect<void, AgentRefusal | VolumeBusy> =>
-          it._tag === "Refused" && it.holders.length > 0
+          it._tag === "Refused" && (it.busy || it.holders.length > 0)
             ? Effect.fail(new VolumeBusy({ path, reason: it.reason, holders: it.holders }))
             : Effect.asVoid(done("unmount", it))
       )

@@ -50,6 +50,8 @@ export const GuestMessage = Schema.Union([
     type: Schema.Literal("refused"),
     id: Schema.Int,
     reason: Schema.String,
+    /** Of `unmount`: EBUSY where the mount is in use, also where nobody can be named for it (a mount below, a loop). */
+    code: Schema.optionalKey(Schema.String),
     /** Of `unmount`: who holds the mount. */
     holders: Schema.optionalKey(Schema.Array(MountHolder))
   }),
@@ -81,7 +83,7 @@ export type Request =
   | { readonly type: "awaken"; readonly epoch_ns: string; readonly entropy: string }
   | { readonly type: "mount"; readonly serial: string; readonly path: string; readonly readonly: boolean }
   | { readonly type: "unmount"; readonly path: string; readonly lazy: boolean }
-  | { readonly type: "grow"; readonly path: string }
+  | { readonly type: "grow"; readonly path: string; readonly size_bytes: number }
   | (Opening & { readonly stream: number })
 
 /** What the host says to one stream. */

@@ -186,7 +186,7 @@ export const growVolume = Effect.fnUntraced(function* (
       orElse: () => Effect.fail(workFailed("agent", "The guest's agent does not answer.", undefined))
     })
   )
-  yield* guest.grow(held.mount_path).pipe(
+  yield* guest.grow(held.mount_path, bytes).pipe(
     Effect.mapError((fault) =>
       workFailed("grow", `The guest could not grow its file system: ${sayable(fault.reason)}`, fault)
     ),
