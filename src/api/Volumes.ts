@@ -24,6 +24,7 @@ import {
   VolumeNotFound
 } from "../domain/problems.ts"
 import { Authorization } from "./Authorization.ts"
+import { Idempotency } from "./Idempotency.ts"
 import { archiveContentType } from "./Images.ts"
 import { FlagParameter, IntParameter } from "./parameters.ts"
 import { JsonBody, Validation } from "./Validation.ts"
@@ -53,6 +54,7 @@ export class VolumesGroup extends HttpApiGroup.make("volumes")
       error: [VolumeExists, Unprocessable, HostUnfit, Busy]
     })
       .middleware(JsonBody)
+      .middleware(Idempotency)
       .annotateMerge(
         OpenApi.annotations({
           summary: "Create a volume",
@@ -72,13 +74,15 @@ export class VolumesGroup extends HttpApiGroup.make("volumes")
         HostUnfit,
         Busy
       ]
-    }).annotateMerge(
-      OpenApi.annotations({
-        summary: "Create a volume from an archive",
-        description:
-          "The body is a tar, not compressed; owners, modes, links and times are kept, device nodes are refused. Answers when the volume is there."
-      })
-    ),
+    })
+      .middleware(Idempotency)
+      .annotateMerge(
+        OpenApi.annotations({
+          summary: "Create a volume from an archive",
+          description:
+            "The body is a tar, not compressed; owners, modes, links and times are kept, device nodes are refused. Answers when the volume is there."
+        })
+      ),
     HttpApiEndpoint.get("get", "/:id", { params: id, success: Volume, error: VolumeNotFound }).annotateMerge(
       OpenApi.annotations({ summary: "One volume" })
     ),
@@ -108,7 +112,7 @@ export class VolumesGroup extends HttpApiGroup.make("volumes")
   .annotateMerge(OpenApi.annotations({ title: "volumes", description: "Disks that outlive instances." })) {}
 
 const place = { id: InstanceId, volume: VolumeId }
-const attachmentProblems = [
+export const attachmentProblems = [
   InstanceNotFound,
   VolumeNotFound,
   InvalidState,
@@ -137,6 +141,7 @@ export class AttachmentsGroup extends HttpApiGroup.make("attachments")
       error: [...attachmentProblems, VolumeInUse]
     })
       .middleware(JsonBody)
+      .middleware(Idempotency)
       .annotateMerge(
         OpenApi.annotations({
           summary: "Attach a volume",

@@ -6,9 +6,9 @@ import * as Effect from "effect/Effect"
 import { events } from "./commands/events.ts"
 import { exec } from "./commands/exec.ts"
 import { copy } from "./commands/copy.ts"
-import { image } from "./commands/images.ts"
+import { gc, image } from "./commands/images.ts"
 import { inspect, ps, wait } from "./commands/list.ts"
-import { doctor, serve } from "./commands/local.ts"
+import { doctor, fsck, serve } from "./commands/local.ts"
 import { logs } from "./commands/logs.ts"
 import { createCommand, run } from "./commands/run.ts"
 import { pause, remove, restore, resume, shutdown, standby, start, stop } from "./commands/verbs.ts"
@@ -53,7 +53,9 @@ const listed = [
   volumeCommand,
   attach,
   detach,
-  events
+  events,
+  gc,
+  fsck
 ] as const
 
 export const commands = Command.withSubcommands(dataplane, [...listed, completion])

@@ -106,7 +106,7 @@ export interface AgentSession {
     path: string,
     options: { readonly lazy: boolean }
   ) => Effect.Effect<void, AgentFault | AgentRefusal | VolumeBusy>
-  /** Grows the file system at the path to the size of its disk, while it is mounted. */
+  /** Grows the file system at the path to the size of its disk, in bytes, while it is mounted. */
   readonly grow: (path: string, bytes: number) => Effect.Effect<void, AgentFault | AgentRefusal>
   readonly load: Effect.Effect<GuestLoad, AgentFault | AgentRefusal>
   /** Starts a process. The scope owns it. */

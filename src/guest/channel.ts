@@ -25,7 +25,13 @@ export type Done = Extract<GuestMessage, { readonly type: "done" }>
 /** What the guest answered: it did it, or it did not and says why. */
 export type Answer =
   | { readonly _tag: "Done"; readonly message: Done }
-  | { readonly _tag: "Refused"; readonly reason: string; readonly holders: ReadonlyArray<MountHolder> }
+  | {
+      readonly _tag: "Refused"
+      readonly reason: string
+      /** Something is in use, whether or not anybody can be named for it. */
+      readonly busy: boolean
+      readonly holders: ReadonlyArray<MountHolder>
+    }
 
 type Waiting = Deferred.Deferred<Answer, AgentFault>
 

@@ -44,7 +44,12 @@ export type Heard = Data.TaggedEnum<{
   Older: {}
   Ready: {}
   Done: { readonly id: number; readonly message: Extract<GuestMessage, { readonly type: "done" }> }
-  Refused: { readonly id: number; readonly reason: string; readonly holders: ReadonlyArray<MountHolder> }
+  Refused: {
+    readonly id: number
+    readonly reason: string
+    readonly busy: boolean
+    readonly holders: ReadonlyArray<MountHolder>
+  }
   /** On an open stream: its bytes, more credit for ours, its end. */
   Bytes: { readonly stream: number; readonly stderr: boolean; readonly bytes: Buffer }
   Credit: { readonly stream: number }
@@ -121,8 +126,12 @@ const makeRules = (nonce: string, tongue: Tongue, owed: Owed, streams: Streams) 
       case "done":
         return answered(message.id, Heard.Done({ id: message.id, message }))
       case "refused": {
-        const { id, reason, holders = [] } = message
-        return answered(id, Heard.Refused({ id, reason: sentence(reason), holders: holdersOf(holders) }))
+        const { id, reason, code, holders = [] } = message
+        const busy = code === "EBUSY"
+        return answered(
+          id,
+          Heard.Refused({ id, reason: sentence(reason), busy, holders: holdersOf(holders) })
+        )
       }
       case "broken":
         return violation(`it says that we did: ${sentence(message.reason)}`)

@@ -84,23 +84,34 @@ const makeLines = (encoding: ExecEncoding): ((output: ExecOutput) => ReadonlyArr
   }
 }
 
-export const execResponse = Effect.fnUntraced(function* (
-  { instances, bounds, drain }: GuestServices,
+/** Starts the process, whose lines end with its exit or a problem. The scope owns it. */
+export const execLines = Effect.fnUntraced(function* (
+  { instances, drain }: Pick<GuestServices, "instances" | "drain">,
   id: InstanceId,
-  call: ExecCall,
-  request: HttpServerRequest.HttpServerRequest
+  call: ExecCall
 ) {
   const stdin = yield* stdinOf(call)
   const { stdin: _, encoding, ...asked } = call
   const running = yield* instances.exec(id, asked)
   // A process that reads nothing answers all the same; what it did not read goes with the request.
   yield* running.write(stdin).pipe(Effect.andThen(running.endInput), Effect.ignore, Effect.forkScoped)
-  cutUnread(request, bounds.stalledClientMs)
   const toLines = makeLines(encoding)
-  const lines = running.output.pipe(
+  return running.output.pipe(
     whileServing(drain),
     Stream.map(toLines),
-    Stream.catch((problem) => Stream.make([lateProblem(problem)])),
+    Stream.catch((problem) => Stream.make([lateProblem(problem)]))
+  )
+})
+
+export const execResponse = Effect.fnUntraced(function* (
+  guest: GuestServices,
+  id: InstanceId,
+  call: ExecCall,
+  request: HttpServerRequest.HttpServerRequest
+) {
+  const pieces = yield* execLines(guest, id, call)
+  cutUnread(request, guest.bounds.stalledClientMs)
+  const lines = pieces.pipe(
     Stream.map((some) => some.map((line) => `${JSON.stringify(line)}\n`).join("")),
     // The empty first piece sends the headers at once.
     (rest) => Stream.prepend(rest, [""])

@@ -15,13 +15,17 @@ import {
   verbProblems,
   waitMaxMs
 } from "../api/Instances.ts"
+import { ExecLine, guestProblems } from "../api/Exec.ts"
+import { attachmentProblems } from "../api/Volumes.ts"
 import { InstanceEvent } from "../domain/Event.ts"
 import { Health } from "../domain/Health.ts"
-import { ImageId, InstanceId } from "../domain/Ids.ts"
-import { CreateImage, Image } from "../domain/Image.ts"
-import { CreateInstance, Instance, InstanceState, PatchInstance } from "../domain/Instance.ts"
+import { ExecCall } from "../domain/Exec.ts"
+import { ImageId, InstanceId, VolumeId } from "../domain/Ids.ts"
+import { CreateImage, Image, ImageGcReport } from "../domain/Image.ts"
+import { CreateInstance, Instance, InstanceState, PatchInstance, RestoreMode } from "../domain/Instance.ts"
 import {
   Busy,
+  HostUnfit,
   ImageExists,
   ImageInUse,
   ImageNotFound,
@@ -29,13 +33,19 @@ import {
   InvalidRequest,
   Unhealthy,
   Unprocessable,
+  VerbFailed,
+  VolumeExists,
+  VolumeInUse,
+  VolumeNotFound,
   WaitTimeout
 } from "../domain/problems.ts"
 import { Resources } from "../domain/Resources.ts"
+import { AttachVolume, CreateVolume, PatchVolume, Volume } from "../domain/Volume.ts"
 import { RpcAuthorization, RpcDefects, RpcScope } from "./RpcAuthorization.ts"
 
 const instance = { id: InstanceId }
 const image = { id: ImageId }
+const volume = { id: VolumeId }
 const Count = (maximum: number) => Schema.Int.check(Schema.isBetween({ minimum: 0, maximum }))
 const Cursor = Count(Number.MAX_SAFE_INTEGER)
 
@@ -49,6 +59,8 @@ const open = RpcGroup.make(Rpc.make("system.health", { success: Health, error: U
 const reads = RpcGroup.make(
   Rpc.make("system.resources", { success: Resources }),
   Rpc.make("images.list", { success: Schema.Array(Image) }),
+  Rpc.make("volumes.list", { success: Schema.Array(Volume) }),
+  Rpc.make("volumes.get", { payload: volume, success: Volume, error: VolumeNotFound }),
   Rpc.make("images.get", { payload: image, success: Image, error: ImageNotFound }),
   Rpc.make("instances.list", {
     payload: {
@@ -131,10 +143,46 @@ const changes = RpcGroup.make(
   }),
   verb("standby"),
   Rpc.make("instances.restore", {
-    payload: { ...instance, resume: Schema.optionalKey(Schema.Boolean) },
+    payload: {
+      ...instance,
+      resume: Schema.optionalKey(Schema.Boolean),
+      restore_mode: Schema.optionalKey(RestoreMode)
+    },
     success: Instance,
     error: Schema.Union([InvalidRequest, ...launchProblems])
-  })
+  }),
+  /** A process in the guest: its output, and at last how it ended. It is killed where the reader goes away. */
+  Rpc.make("instances.exec", {
+    payload: { ...instance, ...ExecCall.fields },
+    success: ExecLine,
+    error: Schema.Union([InvalidRequest, ...guestProblems]),
+    stream: true
+  }),
+  Rpc.make("instances.attach", {
+    payload: { ...instance, volume: VolumeId, ...AttachVolume.fields },
+    success: Instance,
+    error: Schema.Union([...attachmentProblems, VolumeInUse])
+  }),
+  Rpc.make("instances.detach", {
+    payload: { ...instance, volume: VolumeId, force: Schema.optionalKey(Schema.Boolean) },
+    success: Instance,
+    error: Schema.Union(attachmentProblems)
+  }),
+  Rpc.make("volumes.create", {
+    payload: CreateVolume,
+    success: Volume,
+    error: Schema.Union([VolumeExists, Unprocessable, HostUnfit, Busy])
+  }),
+  Rpc.make("volumes.patch", {
+    payload: { ...volume, ...PatchVolume.fields },
+    success: Volume,
+    error: Schema.Union([VolumeNotFound, VolumeInUse, Unprocessable, VerbFailed, HostUnfit, Busy])
+  }),
+  Rpc.make("volumes.remove", {
+    payload: volume,
+    error: Schema.Union([VolumeNotFound, VolumeInUse, Unprocessable, HostUnfit])
+  }),
+  Rpc.make("images.collect", { success: ImageGcReport })
 ).annotateRpcs(RpcScope, "write")
 
 /** Fields that no schema knows are refused, as over REST. */

@@ -6,6 +6,7 @@ import * as Stream from "effect/Stream"
 import { preconditionOf } from "../api/IfMatch.ts"
 import type { InstanceId } from "../domain/Ids.ts"
 import type { Verb } from "../domain/Instance.ts"
+import { execLines } from "../http/exec.ts"
 import { Drain } from "../http/Drain.ts"
 import { Health } from "../http/Health.ts"
 import { HostResources } from "../http/HostResources.ts"
@@ -14,12 +15,17 @@ import { health } from "../http/system.ts"
 import { neverLaunches, waitFor } from "../http/verbs.ts"
 import { Images } from "../image/Images.ts"
 import { Instances, type VerbOptions } from "../instance/Instances.ts"
+import type { VolumeRecord } from "../volume/VolumeRecord.ts"
+import { toVolume, Volumes } from "../volume/Volumes.ts"
 import { DataplaneRpcs } from "./Rpcs.ts"
 
 export const layerHandlers = DataplaneRpcs.toLayer(
   Effect.gen(function* () {
     const instances = yield* Instances
     const images = yield* Images
+    const volumes = yield* Volumes
+    const shown = (record: VolumeRecord) =>
+      Effect.map(instances.attachments, (held) => toVolume(record, held.get(record.id) ?? []))
     const drain = yield* Drain
     const service = yield* Health
     const resources = yield* HostResources
@@ -58,8 +64,25 @@ export const layerHandlers = DataplaneRpcs.toLayer(
       "instances.stop": ({ id, discard_snapshot = false }, { headers }) =>
         stays(id, "stop", headers, { discardSnapshot: discard_snapshot }),
       "instances.standby": ({ id }, { headers }) => stays(id, "standby", headers),
-      "instances.restore": ({ id, resume = true }, { headers }) =>
-        command(id, "restore", headers, { resume }),
+      "instances.restore": ({ id, resume = true, restore_mode: mode }, { headers }) =>
+        command(id, "restore", headers, { resume, ...(mode === undefined ? {} : { restoreMode: mode }) }),
+      "instances.exec": ({ id, ...call }) =>
+        Stream.unwrap(
+          Effect.map(execLines({ instances, drain }, id, call), (pieces) =>
+            Stream.flatMap(pieces, (some) => Stream.fromIterable(some))
+          )
+        ),
+      "instances.attach": ({ id, volume, ...how }) => instances.attach(id, volume, how),
+      "instances.detach": ({ id, volume, force = false }) => instances.detach(id, volume, force),
+      "volumes.list": () =>
+        Effect.map(Effect.all([volumes.list, instances.attachments]), ([records, held]) =>
+          records.map((record) => toVolume(record, held.get(record.id) ?? []))
+        ),
+      "volumes.get": ({ id }) => Effect.flatMap(volumes.get(id), shown),
+      "volumes.create": (request) => Effect.flatMap(volumes.create(request), shown),
+      "volumes.patch": ({ id, size_gb: sizeGb }) => Effect.flatMap(instances.growVolume(id, sizeGb), shown),
+      "volumes.remove": ({ id }) => instances.removeVolume(id),
+      "images.collect": () => instances.collectImages,
       "instances.wait": ({ id, ...request }) => waitFor(instances, id, request),
       "instances.logs": ({ id, source = "app", follow = false, tail, after }) =>
         Stream.unwrap(

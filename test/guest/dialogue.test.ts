@@ -54,7 +54,7 @@ it("dialogue: answers belong to requests, once", () => {
   const [first, second] = [idOf(dialogue), idOf(dialogue)]
   assert.notStrictEqual(first, second)
   const heard = dialogue.hear(say({ type: "refused", id: second, reason: "no" }))
-  assert.deepStrictEqual(heard, [{ _tag: "Refused", id: second, reason: "no", holders: [] }])
+  assert.deepStrictEqual(heard, [{ _tag: "Refused", id: second, busy: false, reason: "no", holders: [] }])
   assert.deepStrictEqual(tags(dialogue, say({ type: "done", id: first })), ["Done"])
   assert.deepStrictEqual(tags(dialogue, say({ type: "done", id: first })), ["Violation"])
 })

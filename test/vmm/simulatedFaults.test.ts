@@ -49,7 +49,7 @@ const life = (host: TestHost, service: Service) =>
         yield* session.addDisk(extra)
         yield* agent.mount({ serial: extra.serial, path: "/extra", readonly: true })
         yield* session.resizeDisk(extra.serial, 1)
-        yield* agent.grow("/extra")
+        yield* agent.grow("/extra", 1)
         yield* agent.unmount("/extra", { lazy: false })
         yield* session.removeDisk(extra.serial)
         const echo = yield* agent.exec({ command: ["echo", "hello"] })

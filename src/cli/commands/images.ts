@@ -111,3 +111,11 @@ export const image = Command.make("image").pipe(
   Command.withDescription("Pull, import, list and remove images"),
   Command.withSubcommands([pull, importArchive, list, inspect, remove])
 )
+
+export const gc = Command.make("gc", {}, () =>
+  Effect.gen(function* () {
+    const { api } = yield* remote
+    const done = yield* api.images.collect()
+    yield* print(done, () => `${done.layers_removed} layers removed, ${byteText(done.bytes_freed)} freed\n`)
+  })
+).pipe(Command.withDescription("Remove what neither an image nor an instance needs"))

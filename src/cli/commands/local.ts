@@ -23,3 +23,17 @@ export const doctor = Command.make("doctor", { vmm }, (asked) =>
     if (exitCode !== 0) return yield* new Failure({ sentence: "", exitCode })
   })
 ).pipe(Command.withDescription("Check this host, and say for each failure how to fix it"))
+
+const repair = Flag.Boolean("repair").pipe(
+  Flag.withDescription("Remove or make anew what can be, where no service runs on the directory")
+)
+
+export const fsck = Command.make("fsck", { repair }, (asked) =>
+  Effect.gen(function* () {
+    const service = yield* LocalService
+    const screen = yield* Screen
+    const { text, exitCode } = yield* service.checkImages(asked.repair)
+    screen.out(text)
+    if (exitCode !== 0) return yield* new Failure({ sentence: "", exitCode })
+  })
+).pipe(Command.withDescription("Hold what is stored of images against its checksums"))
