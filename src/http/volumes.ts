@@ -3,10 +3,11 @@ import * as Effect from "effect/Effect"
 import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Api } from "../api/Api.ts"
 import { Instances } from "../instance/Instances.ts"
-import { toVolume, Volumes } from "../volume/Volumes.ts"
+import { Volumes } from "../volume/Volumes.ts"
 import { archiveBody, mustBeTar } from "./archive.ts"
 import { HttpBounds } from "./Bounds.ts"
 import { instanceResponse } from "./instances.ts"
+import { volumeViews } from "./volumeViews.ts"
 
 export const layerVolumes = HttpApiBuilder.group(
   Api,
@@ -15,14 +16,10 @@ export const layerVolumes = HttpApiBuilder.group(
     const volumes = yield* Volumes
     const instances = yield* Instances
     const bounds = yield* HttpBounds
-    const shown = (record: Parameters<typeof toVolume>[0]) =>
-      Effect.map(instances.attachments, (held) => toVolume(record, held.get(record.id) ?? []))
+    const { all, shown } = volumeViews(volumes, instances)
     return handlers
       .handleAll({
-        list: () =>
-          Effect.map(Effect.all([volumes.list, instances.attachments]), ([records, held]) =>
-            records.map((record) => toVolume(record, held.get(record.id) ?? []))
-          ),
+        list: () => all,
         create: ({ payload }) => Effect.flatMap(volumes.create(payload), shown),
         get: ({ params }) => Effect.flatMap(volumes.get(params.id), shown),
         patch: ({ params, payload }) =>

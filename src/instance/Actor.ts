@@ -227,6 +227,27 @@ const open = (cell: Cell, probe: Probe | null) =>
     yield* begin(cell)
   })
 
+/** What others put into the mailbox, and how they hear of it. */
+const sender = (cell: Cell) => {
+  const ask = Effect.fnUntraced(function* (mail: (reply: Waiter) => Mailbox.Mail) {
+    const reply = yield* Deferred.make<Reply>()
+    if (cell.record.lifecycle.state._tag === "Gone") return { _tag: "Gone" } satisfies Reply
+    if (!cell.mailbox.offer(mail(reply))) return { _tag: "Busy", reason: mailboxFull } satisfies Reply
+    return yield* Deferred.await(reply)
+  })
+  const beginCommand = Effect.fnUntraced(function* (command: Command) {
+    const reply = yield* Deferred.make<Reply>()
+    const taken = yield* Deferred.make<void>()
+    const over = (it: Reply): Begun => ({ taken: Effect.void, reply: Effect.succeed(it) })
+    if (cell.record.lifecycle.state._tag === "Gone") return over({ _tag: "Gone" })
+    const parent = Option.getOrUndefined(yield* Effect.option(Effect.currentParentSpan))
+    return cell.mailbox.offer({ _tag: "Command", command, expected: null, reply, taken, parent })
+      ? { taken: Deferred.await(taken), reply: Deferred.await(reply) }
+      : over({ _tag: "Busy", reason: mailboxFull })
+  })
+  return { ask, beginCommand }
+}
+
 export const make = Effect.fnUntraced(function* (
   initial: Record,
   probe: Probe | null,
@@ -260,22 +281,7 @@ export const make = Effect.fnUntraced(function* (
   const loop = Effect.gen(function* () {
     while (cell.record.lifecycle.state._tag !== "Gone") yield* handle(cell, yield* cell.mailbox.take)
   })
-  const ask = Effect.fnUntraced(function* (mail: (reply: Waiter) => Mailbox.Mail) {
-    const reply = yield* Deferred.make<Reply>()
-    if (cell.record.lifecycle.state._tag === "Gone") return { _tag: "Gone" } satisfies Reply
-    if (!cell.mailbox.offer(mail(reply))) return { _tag: "Busy", reason: mailboxFull } satisfies Reply
-    return yield* Deferred.await(reply)
-  })
-  const beginCommand = Effect.fnUntraced(function* (command: Command) {
-    const reply = yield* Deferred.make<Reply>()
-    const taken = yield* Deferred.make<void>()
-    const over = (it: Reply): Begun => ({ taken: Effect.void, reply: Effect.succeed(it) })
-    if (cell.record.lifecycle.state._tag === "Gone") return over({ _tag: "Gone" })
-    const parent = Option.getOrUndefined(yield* Effect.option(Effect.currentParentSpan))
-    return cell.mailbox.offer({ _tag: "Command", command, expected: null, reply, taken, parent })
-      ? { taken: Deferred.await(taken), reply: Deferred.await(reply) }
-      : over({ _tag: "Busy", reason: mailboxFull })
-  })
+  const { ask, beginCommand } = sender(cell)
   return {
     record: () => cell.record,
     view: () => cell.view,

@@ -4,6 +4,7 @@ import type * as Headers from "effect/http/Headers"
 import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import { preconditionOf } from "../api/IfMatch.ts"
+import type { ExecCall } from "../domain/Exec.ts"
 import type { InstanceId } from "../domain/Ids.ts"
 import type { Verb } from "../domain/Instance.ts"
 import { execLines } from "../http/exec.ts"
@@ -12,23 +13,56 @@ import { Health } from "../http/Health.ts"
 import { HostResources } from "../http/HostResources.ts"
 import { ending } from "../http/sse.ts"
 import { health } from "../http/system.ts"
+import { volumeViews } from "../http/volumeViews.ts"
 import { neverLaunches, waitFor } from "../http/verbs.ts"
 import { Images } from "../image/Images.ts"
-import { Instances, type VerbOptions } from "../instance/Instances.ts"
-import type { VolumeRecord } from "../volume/VolumeRecord.ts"
-import { toVolume, Volumes } from "../volume/Volumes.ts"
+import { Instances, type LogSource, type VerbOptions } from "../instance/Instances.ts"
+import { Volumes } from "../volume/Volumes.ts"
 import { DataplaneRpcs } from "./Rpcs.ts"
+
+type Serving = readonly [instances: Instances["Service"], drain: Drain["Service"]]
+
+interface LogsAsked {
+  readonly source?: LogSource
+  readonly follow?: boolean
+  readonly tail?: number
+  readonly after?: number
+}
+
+const logLines = (
+  [instances, drain]: Serving,
+  id: InstanceId,
+  { source = "app", follow = false, tail, after }: LogsAsked
+) =>
+  Stream.unwrap(
+    Effect.map(
+      instances.logs(id, {
+        source,
+        follow,
+        tail: Option.fromUndefinedOr(tail),
+        after: Option.fromUndefinedOr(after)
+      }),
+      (lines) => ending(lines, drain)
+    )
+  )
+
+const output = ([instances, drain]: Serving, id: InstanceId, call: ExecCall) =>
+  Stream.unwrap(
+    Effect.map(execLines({ instances, drain }, id, call), (pieces) =>
+      Stream.flatMap(pieces, (some) => Stream.fromIterable(some))
+    )
+  )
 
 export const layerHandlers = DataplaneRpcs.toLayer(
   Effect.gen(function* () {
     const instances = yield* Instances
     const images = yield* Images
     const volumes = yield* Volumes
-    const shown = (record: VolumeRecord) =>
-      Effect.map(instances.attachments, (held) => toVolume(record, held.get(record.id) ?? []))
+    const { all, shown } = volumeViews(volumes, instances)
     const drain = yield* Drain
     const service = yield* Health
     const resources = yield* HostResources
+    const serving: Serving = [instances, drain]
     const command = (
       id: InstanceId,
       verb: Exclude<Verb, "delete">,
@@ -66,36 +100,17 @@ export const layerHandlers = DataplaneRpcs.toLayer(
       "instances.standby": ({ id }, { headers }) => stays(id, "standby", headers),
       "instances.restore": ({ id, resume = true, restore_mode: mode }, { headers }) =>
         command(id, "restore", headers, { resume, ...(mode === undefined ? {} : { restoreMode: mode }) }),
-      "instances.exec": ({ id, ...call }) =>
-        Stream.unwrap(
-          Effect.map(execLines({ instances, drain }, id, call), (pieces) =>
-            Stream.flatMap(pieces, (some) => Stream.fromIterable(some))
-          )
-        ),
+      "instances.exec": ({ id, ...call }) => output(serving, id, call),
       "instances.attach": ({ id, volume, ...how }) => instances.attach(id, volume, how),
       "instances.detach": ({ id, volume, force = false }) => instances.detach(id, volume, force),
-      "volumes.list": () =>
-        Effect.map(Effect.all([volumes.list, instances.attachments]), ([records, held]) =>
-          records.map((record) => toVolume(record, held.get(record.id) ?? []))
-        ),
+      "volumes.list": () => all,
       "volumes.get": ({ id }) => Effect.flatMap(volumes.get(id), shown),
       "volumes.create": (request) => Effect.flatMap(volumes.create(request), shown),
       "volumes.patch": ({ id, size_gb: sizeGb }) => Effect.flatMap(instances.growVolume(id, sizeGb), shown),
       "volumes.remove": ({ id }) => instances.removeVolume(id),
       "images.collect": () => instances.collectImages,
       "instances.wait": ({ id, ...request }) => waitFor(instances, id, request),
-      "instances.logs": ({ id, source = "app", follow = false, tail, after }) =>
-        Stream.unwrap(
-          Effect.map(
-            instances.logs(id, {
-              source,
-              follow,
-              tail: Option.fromUndefinedOr(tail),
-              after: Option.fromUndefinedOr(after)
-            }),
-            (lines) => ending(lines, drain)
-          )
-        ),
+      "instances.logs": ({ id, ...asked }) => logLines(serving, id, asked),
       "events.read": ({ since }) => ending(instances.events(Option.fromUndefinedOr(since)), drain)
     })
   })

@@ -14,7 +14,8 @@ import { layerRpc } from "../../src/rpc/server.ts"
 import { layerDefects } from "../../src/telemetry/defects.ts"
 import { layerLogger } from "../../src/telemetry/Logger.ts"
 import { memoryFiles, type MemoryFiles } from "./simulatedFiles.ts"
-import { type FakeWorld, fakeResources, fakeWorld, layerFakes } from "./fakeServices.ts"
+import { fakeResources } from "./fakeResources.ts"
+import { type FakeWorld, fakeWorld, layerFakes } from "./fakeServices.ts"
 
 export interface TestServer {
   readonly url: string
