@@ -1,6 +1,6 @@
 /** After the recovery: what the contract promises (§6), looked at from outside of the service. */
 import type { Instance } from "../../src/domain/Instance.ts"
-import { volumeSerial } from "../../src/domain/Volume.ts"
+import { volumeSerial } from "../../src/host/volumeSerial.ts"
 import { type Ground, type LiveVmm, surveyFiles, type Survey } from "./ground.ts"
 import { type Scenario, target } from "./scenarios.ts"
 import type { Victim } from "./Victim.ts"

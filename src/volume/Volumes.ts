@@ -19,13 +19,8 @@ import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
 import { timestamp, VolumeId } from "../domain/Ids.ts"
 import { HostUnfit, Unprocessable, VolumeExists, VolumeNotFound } from "../domain/problems.ts"
-import {
-  type CreateVolume,
-  type Volume,
-  type VolumeAttachment,
-  volumeBytes,
-  volumeSerial
-} from "../domain/Volume.ts"
+import { type CreateVolume, type Volume, type VolumeAttachment, volumeBytes } from "../domain/Volume.ts"
+import { volumeSerial } from "../host/volumeSerial.ts"
 import { step } from "../host/Boundary.ts"
 import type { CommandFault, FileFault } from "../host/Fault.ts"
 import { Files } from "../host/Files.ts"

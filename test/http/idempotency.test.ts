@@ -238,13 +238,13 @@ describe("a defect", () => {
   )
 })
 
-it("every POST of the document takes a key and says how it may refuse it", () => {
+it("every POST of the document but exec, whose answer is a stream, takes a key and says how it may refuse it", () => {
   const document = JSON.parse(specJson)
   for (const [path, item] of Object.entries<
     Record<string, { parameters: Array<{ name: string }>; responses: object }>
   >(document.paths)) {
     const operation = item["post"]
-    if (operation === undefined) continue
+    if (operation === undefined || path.endsWith("/exec")) continue
     expect([path, operation.parameters.map(({ name }) => name)]).toEqual([
       path,
       expect.arrayContaining(["idempotency-key"])

@@ -1,7 +1,7 @@
 /** From a record and its image to what init is told: the OCI rules of what overrides what. Pure. */
 import type { BootImage } from "../../domain/Image.ts"
 import type { Subnet } from "../../domain/Network.ts"
-import { volumeSerial } from "../../domain/Volume.ts"
+import { volumeSerial } from "../../host/volumeSerial.ts"
 import type { GuestConfig } from "../../guest/GuestConfig.ts"
 import type { Record } from "../Record.ts"
 

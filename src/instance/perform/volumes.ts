@@ -9,7 +9,8 @@
  */
 import * as Effect from "effect/Effect"
 import type { VolumeId } from "../../domain/Ids.ts"
-import { type HeldVolume, volumeSerial } from "../../domain/Volume.ts"
+import type { HeldVolume } from "../../domain/Volume.ts"
+import { volumeSerial } from "../../host/volumeSerial.ts"
 import { type AgentSession, VolumeBusy } from "../../guest/AgentSession.ts"
 import { step } from "../../host/Boundary.ts"
 import { Volumes } from "../../volume/Volumes.ts"
