@@ -7,6 +7,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as References from "effect/References"
 import { layerBoundary } from "./host/Boundary.ts"
 import { Files } from "./host/Files.ts"
 import { layout, Paths } from "./host/Paths.ts"
@@ -33,10 +34,10 @@ const layerPaths = Layer.effect(
   Effect.map(Settings, (settings) => layout(settings.dataDir))
 )
 
-/** Loaded only where a collector is named. */
+/** Loaded only where a collector is named; where there is none, no span is made for it. */
 const layerCollector = (endpoint: string | null) =>
   endpoint === null
-    ? Layer.empty
+    ? Layer.succeed(References.TracerEnabled, false)
     : Layer.unwrap(
         Effect.map(
           Effect.promise(() => import("./telemetry/otlp.ts")),

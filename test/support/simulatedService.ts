@@ -6,6 +6,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as References from "effect/References"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import { InstanceId } from "../../src/domain/Ids.ts"
@@ -83,6 +84,8 @@ export const layerGround = (world: World, files: MemoryFiles, options: PlaceOpti
     files.layerWhile(() => world.services < epoch || world.service?.epoch === epoch),
     Layer.succeed(Paths, servicePaths),
     settingsLayer(options.subnet ?? "10.77.0.0/16"),
+    // As in a service without a collector.
+    Layer.succeed(References.TracerEnabled, false),
     Layer.succeed(Boundary, options.boundary ?? (() => Effect.void))
   )
   const platform = Layer.mergeAll(
