@@ -22,8 +22,6 @@ export default defineConfig({
         test: {
           name: "live",
           include: ["test/live/**/*.live.test.ts"],
-          // Guests under software emulation want a core each, and share the host's network tools.
-          fileParallelism: false,
           testTimeout: 180_000,
           hookTimeout: 180_000
         }

@@ -7,6 +7,7 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Runtime from "effect/Runtime"
 
 const serve = Effect.flatMap(
   Effect.promise(() => import("./service.ts")),
@@ -56,6 +57,9 @@ const explained = Effect.tapCause(serve, (cause) =>
     : Effect.sync(() => void process.stderr.write(`${sentence(Cause.squash(cause))}\n`))
 )
 
+/** 128 + SIGINT, as the runtime has it. */
+const interrupted = 130
+
 const words = process.argv.slice(2)
 const isService = words.length === 1 && words[0] === "serve"
 
@@ -65,6 +69,6 @@ NodeRuntime.runMain(isService ? explained : commandLine(words), {
   // interrupted it is none.
   teardown: (exit, done) => {
     if (Exit.isSuccess(exit)) return done(Number(process.exitCode ?? 0))
-    done(Cause.hasInterruptsOnly(exit.cause) ? (words[0] === "serve" ? 0 : 130) : 1)
+    Runtime.defaultTeardown(exit, (code) => done(code === interrupted && words[0] === "serve" ? 0 : code))
   }
 })

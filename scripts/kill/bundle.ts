@@ -1,6 +1,6 @@
 /**
- * The service as one file: it starts in a third of the time that its sources take, and a kill matrix starts it hundreds
- * of times.
+ * The service in as few files as it loads at once: it starts in a third of the time that its sources take, and a kill
+ * matrix starts it hundreds of times.
  */
 import * as path from "node:path"
 import { fileURLToPath } from "node:url"
@@ -15,7 +15,7 @@ export const bundleService = async (directory: string): Promise<string> => {
     platform: "node",
     logLevel: "silent"
   })
-  await bundle.write({ dir: directory, format: "esm", codeSplitting: false, entryFileNames: "main.mjs" })
+  await bundle.write({ dir: directory, format: "esm", entryFileNames: "main.mjs" })
   await bundle.close()
   return path.join(directory, "main.mjs")
 }

@@ -18,7 +18,7 @@ const program = path.join(repository, ".artifacts/python/bin/schemathesis")
 const here = path.join(import.meta.dirname, "fuzz")
 
 /** Cases for each operation and phase; the whole run is about 1,500. */
-const maxExamples = 12
+const maxExamples = 6
 const seed = 20_261_124
 const secret = "s".repeat(40)
 /** Far above what it takes; a fuzzer that hangs is ended. */

@@ -1,0 +1,3 @@
+import { testKills } from "./killMatrixTest.ts"
+
+testKills(1)
