@@ -57,7 +57,11 @@ export const serveSimulated = (options: SimulatedServerOptions = {}) =>
       Layer.provide(Layer.succeed(Settings, settings)),
       Layer.provide([layerResources, Layer.succeed(Health, { report: Effect.succeed(healthy) })]),
       Layer.provide(layerInstances),
-      Layer.provide(Layer.fresh(layerGround(place.world, place.files, options))),
+      Layer.provide(
+        Layer.fresh(
+          layerGround(place.world, place.files, { ...options, traced: options.under !== undefined })
+        )
+      ),
       Layer.provide(Layer.succeed(HttpBounds, { ...defaults, ...options.bounds })),
       Layer.provide((options.under ?? Layer.empty).pipe(Layer.provideMerge(logging)))
     )

@@ -57,6 +57,8 @@ export interface PlaceOptions extends FaultPlanOptions {
   /** Passed at every seam of the service's own steps. */
   readonly boundary?: (name: string) => Effect.Effect<void>
   readonly subnet?: string
+  /** Spans are made, as where there is a collector. */
+  readonly traced?: boolean
 }
 
 const settingsLayer = (subnet: string) =>
@@ -84,8 +86,7 @@ export const layerGround = (world: World, files: MemoryFiles, options: PlaceOpti
     files.layerWhile(() => world.services < epoch || world.service?.epoch === epoch),
     Layer.succeed(Paths, servicePaths),
     settingsLayer(options.subnet ?? "10.77.0.0/16"),
-    // As in a service without a collector.
-    Layer.succeed(References.TracerEnabled, false),
+    Layer.succeed(References.TracerEnabled, options.traced ?? false),
     Layer.succeed(Boundary, options.boundary ?? (() => Effect.void))
   )
   const platform = Layer.mergeAll(
