@@ -13,7 +13,8 @@ import { printProblems } from "../../scripts/kill/table.ts"
 
 /** About a second and a half of one core for each kill. */
 const timeoutMs = 300_000
-const parallel = 1
+/** Guests that are waited for leave a core to another case. */
+const parallel = 2
 /** Below this the boundaries of one half were not found, and the rest proves nothing. */
 const casesMin = 60
 
