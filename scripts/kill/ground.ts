@@ -82,7 +82,8 @@ export const surveyFiles = (dataDir: string) => {
       }))
     ),
     volumes: listed(paths.volumes),
-    runDirectories: listed(paths.run),
+    // Names that begin with a dot are FIFOs that the service made ahead: its own, not an instance's.
+    runDirectories: listed(paths.run).filter((name) => !name.startsWith(".")),
     // The simulated host is not the service: it writes while it is looked at.
     temporary: all.filter((name) => /\.tmp(-\d+)?(\/|$)/u.test(name) && !name.startsWith("simulated/"))
   }
